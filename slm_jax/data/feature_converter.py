@@ -1,0 +1,123 @@
+"""From task features to the arrays a speech-and-language model is fed with."""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+FeatureSpec = seqio.FeatureConverter.FeatureSpec
+Tensors = dict[str, tf.Tensor]
+
+
+class TextToTextFeatureConverter(seqio.FeatureConverter):
+    """`inputs` and `targets` to padded encoder and decoder arrays.
+
+    With {"inputs": 4, "targets": 5} and decoder_start_id 0:
+
+        inputs                   [7, 8, 1]
+        targets                  [3, 9, 4, 1]
+
+        encoder_input_tokens     [7, 8, 1, 0]
+        decoder_target_tokens    [3, 9, 4, 1, 0]
+        decoder_input_tokens     [0, 3, 9, 4, 0]     targets shifted right, behind decoder_start_id
+        decoder_loss_weights     [1, 1, 1, 1, 0]     1 for every real target
+
+    Examples are padded, never cut: one that is too long is an error. Packing is refused.
+
+    Raises:
+      ValueError: packing is asked for.
+    """
+
+    TASK_FEATURES = {"inputs": FeatureSpec(dtype=tf.int32), "targets": FeatureSpec(dtype=tf.int32)}
+    MODEL_FEATURES = {
+        "encoder_input_tokens": FeatureSpec(dtype=tf.int32),
+        "decoder_target_tokens": FeatureSpec(dtype=tf.int32),
+        "decoder_input_tokens": FeatureSpec(dtype=tf.int32),
+        "decoder_loss_weights": FeatureSpec(dtype=tf.float32),
+    }
+    PACKING_FEATURE_DTYPES: Mapping[str, tf.DType] = {}
+
+    def __init__(self, *, pack: bool = False, use_custom_packing_ops: bool = False, decoder_start_id: int = 0) -> None:
+        """`pack` and `use_custom_packing_ops` are there because T5X passes them; both must be False."""
+        if pack or use_custom_packing_ops:
+            raise ValueError(
+                f"{type(self).__name__} does not pack: every example is one row. Set DatasetConfig.pack = False "
+                "and use length buckets against padding (slm_jax.data.buckets)."
+            )
+        super().__init__(pack=False, bos_id=decoder_start_id)
+
+    def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
+        """Lengths of the model's arrays."""
+        targets = task_feature_lengths["targets"]
+        return {
+            "encoder_input_tokens": task_feature_lengths["inputs"],
+            "decoder_target_tokens": targets,
+            "decoder_input_tokens": targets,
+            "decoder_loss_weights": targets,
+        }
+
+    def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
+        return ds.map(
+            lambda example: self.convert_example(example, task_feature_lengths), num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    def convert_example(self, example: Tensors, lengths: Mapping[str, int]) -> Tensors:
+        """One example's arrays; see the class."""
+        targets = example["targets"]
+        shifted = tf.concat([tf.constant([self.bos_id], targets.dtype), targets[:-1]], axis=0)
+        return {
+            "encoder_input_tokens": pad(example["inputs"], lengths["inputs"]),
+            "decoder_target_tokens": pad(targets, lengths["targets"]),
+            "decoder_input_tokens": pad(shifted[: tf.size(targets)], lengths["targets"]),
+            "decoder_loss_weights": pad(tf.ones_like(targets, tf.float32), lengths["targets"]),
+        }
+
+
+class SpeechToTextFeatureConverter(TextToTextFeatureConverter):
+    """`speech`, `inputs` and `targets` to padded arrays; see TextToTextFeatureConverter for the tokens.
+
+    With {"speech": 6, "inputs": 4, "targets": 5}:
+
+        speech            [.1, -.2, .3, .4]
+        inputs, targets   as above
+
+        speech            [.1, -.2, .3, .4, 0, 0]
+        speech_length     4
+        the tokens        as above
+
+    A dataset without `speech` is a text task: the arrays are those of TextToTextFeatureConverter, and a length given
+    for speech does not matter. In a mixture of both kinds the text tasks have empty speech
+    (`preprocessors.add_empty_speech`), so their rows have speech_length 0.
+    """
+
+    TASK_FEATURES = TextToTextFeatureConverter.TASK_FEATURES | {"speech": FeatureSpec(dtype=tf.float32)}
+    MODEL_FEATURES = TextToTextFeatureConverter.MODEL_FEATURES | {
+        "speech": FeatureSpec(dtype=tf.float32),
+        "speech_length": FeatureSpec(dtype=tf.int32, rank=0),
+    }
+
+    def __call__(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
+        """The dataset of model features."""
+        if "speech" in ds.element_spec:
+            return super().__call__(ds, task_feature_lengths)
+        lengths = {name: length for name, length in task_feature_lengths.items() if name != "speech"}
+        return TextToTextFeatureConverter(decoder_start_id=self.bos_id)(ds, lengths)
+
+    def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
+        """Lengths of the model's arrays; 1 stands for the scalar speech_length."""
+        tokens = super().get_model_feature_lengths(task_feature_lengths)
+        if "speech" not in task_feature_lengths:
+            return tokens
+        return tokens | {"speech": task_feature_lengths["speech"], "speech_length": 1}
+
+    def convert_example(self, example: Tensors, lengths: Mapping[str, int]) -> Tensors:
+        """One example's arrays; see the class."""
+        return super().convert_example(example, lengths) | {
+            "speech": pad(example["speech"], lengths["speech"]),
+            "speech_length": tf.size(example["speech"]),
+        }
+
+
+def pad(values: tf.Tensor, length: int) -> tf.Tensor:
+    """`values` [L] with zeros up to `length`; longer ones fail."""
+    return tf.ensure_shape(tf.pad(values, [[0, length - tf.size(values)]]), [length])

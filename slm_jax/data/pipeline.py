@@ -1,0 +1,296 @@
+"""Batches out of SeqIO tasks and mixtures: seeded, resumable at any batch, the same on every host.
+
+Every host reads the same examples in the same order and forms the same global batches, then keeps its own rows: host
+h of H gets rows h * B / H to (h + 1) * B / H of a global batch of B. So the shape of a batch (its bucket) is the same
+on all hosts and a run may be resumed on another number of hosts. The price is that each host reads all the data; use a
+cache (USE_CACHED_TASKS) where decoding is expensive.
+
+A run is resumed by rebuilding the pipeline from its seed and leaving out the batches that were seen
+(`skip_batches`). Left out batches are read and bucketed, but neither copied to Python nor sent to a device.
+"""
+
+import collections
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from slm_jax.data.buckets import Bucket, HostBatch, bucketed_batches, check_buckets, real_and_padded
+from slm_jax.data.feature_converter import SpeechToTextFeatureConverter
+from slm_jax.data.preprocessors import OverLength, check_lengths
+
+MixtureOrTask = str | seqio.Task | seqio.Mixture
+
+_PREFETCH = 2
+_DATA_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.UnknownError)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostRows:
+    """Which rows of the global batch this host gets.
+
+    Attributes:
+      index: number of this host, from 0.
+      count: how many hosts there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def slice(self, batch_size: int) -> slice:
+        """This host's rows of a global batch.
+
+        Raises:
+          ValueError: the rows cannot be shared out evenly, or there is no host with this number.
+        """
+        if batch_size < 1 or batch_size % self.count:
+            raise ValueError(f"A global batch of {batch_size} rows cannot be shared out over {self.count} hosts")
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"Host {self.index} of {self.count}: hosts are counted from 0")
+        rows = batch_size // self.count
+        return slice(self.index * rows, (self.index + 1) * rows)
+
+
+class BatchIterator(Iterator[HostBatch]):
+    """Batches of numpy arrays.
+
+    Attributes:
+      position: batches given so far, the skipped ones included: pass it as `skip_batches` to go on from here.
+      dropped: examples left out for their length (OverLength.DROP), by the feature that was too long.
+    """
+
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        *,
+        position: int,
+        rows: slice,
+        batch_size: int,
+        dropped: collections.Counter[str],
+    ) -> None:
+        self.position = position
+        self.dropped = dropped
+        self._batches = dataset.as_numpy_iterator()
+        self._rows = rows
+        self._batch_size = batch_size
+        self._real: collections.Counter[str] = collections.Counter()
+        self._padded: collections.Counter[str] = collections.Counter()
+
+    def __next__(self) -> HostBatch:
+        try:
+            batch = next(self._batches)
+        except _DATA_ERRORS as error:
+            raise ValueError(_reason(error)) from error
+        for name, (real, padded) in real_and_padded(batch).items():
+            self._real[name] += real
+            self._padded[name] += padded
+        self.position += 1
+        return {name: fill_rows(value, self._batch_size)[self._rows] for name, value in batch.items()}
+
+    def padding_ratio(self) -> dict[str, float]:
+        """By model feature, the part of all elements given so far (on all hosts) that is padding."""
+        return {name: 1.0 - self._real[name] / total for name, total in self._padded.items() if total}
+
+
+def train_batches(
+    mixture_or_task: MixtureOrTask,
+    *,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    split: str = "train",
+    buckets: Sequence[Bucket] = (),
+    converter: seqio.FeatureConverter | None = None,
+    num_epochs: int | None = None,
+    skip_batches: int = 0,
+    host: HostRows | None = None,
+    over_length: OverLength = OverLength.ERROR,
+    use_cached: bool = False,
+) -> BatchIterator:
+    """Shuffled batches to train on.
+
+    Args:
+      mixture_or_task: a registered name, or the thing itself.
+      task_feature_lengths: the largest length of speech (samples), inputs and targets (tokens).
+      batch_size: rows of the global batch.
+      seed: decides the order of examples, their prompts and any other randomness.
+      split: of the task.
+      buckets: shapes of batches, smallest first; none for one shape, the full lengths.
+      converter: to the model's features; by default SpeechToTextFeatureConverter.
+      num_epochs: None repeats for ever. Otherwise what is left at the end comes in batches filled up with empty rows
+        (all zeros, loss weight 0), so that no example is lost.
+      skip_batches: how many batches a resumed run has seen.
+      host: which rows this host gets; by default all.
+      over_length: what happens to examples longer than `task_feature_lengths`.
+      use_cached: read SeqIO's cache (seqio_cache_tasks; seqio.add_global_cache_dirs).
+
+    Raises:
+      ValueError: an unknown task or split, buckets or rows that do not fit; while iterating, an example that is too
+        long, that cannot be read or that fits no bucket.
+    """
+    reader = _Reader(mixture_or_task, task_feature_lengths, converter or SpeechToTextFeatureConverter(), over_length)
+    dataset = reader.examples(split=split, shuffle=True, seed=seed, num_epochs=num_epochs, use_cached=use_cached)
+    return reader.batches(
+        dataset, buckets=buckets, batch_size=batch_size, skip_batches=skip_batches, host=host or HostRows()
+    )
+
+
+def eval_batches(
+    mixture_or_task: MixtureOrTask,
+    *,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+    split: str,
+    seed: int = 0,
+    buckets: Sequence[Bucket] = (),
+    converter: seqio.FeatureConverter | None = None,
+    host: HostRows | None = None,
+    over_length: OverLength = OverLength.ERROR,
+    use_cached: bool = False,
+) -> BatchIterator:
+    """Every example of a split once, in the split's order; the last batch is filled up with empty rows.
+
+    Empty rows are all zeros; only they have no decoder_loss_weights. Without `buckets` the real rows are in the order
+    of `eval_texts`. The arguments and errors are those of `train_batches`.
+    """
+    reader = _Reader(mixture_or_task, task_feature_lengths, converter or SpeechToTextFeatureConverter(), over_length)
+    dataset = reader.examples(split=split, shuffle=False, seed=seed, num_epochs=1, use_cached=use_cached)
+    return reader.batches(dataset, buckets=buckets, batch_size=batch_size, skip_batches=0, host=host or HostRows())
+
+
+def batch_shapes(
+    *,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+    converter: seqio.FeatureConverter | None = None,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch of the full lengths; no data is read.
+
+    Lengths without `speech` give the shapes of a text batch.
+    """
+    converter = converter or SpeechToTextFeatureConverter()
+    text_only = "speech" not in task_feature_lengths
+    lengths = converter.get_model_feature_lengths({"speech": 0, **task_feature_lengths})
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, lengths[name])[: spec.rank + 1], spec.dtype.as_numpy_dtype)
+        for name, spec in converter.MODEL_FEATURES.items()
+        if not (text_only and name.startswith("speech"))
+    }
+
+
+def eval_texts(
+    mixture_or_task: MixtureOrTask,
+    *,
+    task_feature_lengths: Mapping[str, int],
+    split: str,
+    seed: int = 0,
+    over_length: OverLength = OverLength.ERROR,
+    use_cached: bool = False,
+) -> Iterator[dict[str, str]]:
+    """{"inputs": instruction, "targets": reference} of each example, in the order of `eval_batches` without buckets.
+
+    Raises:
+      ValueError: as `eval_batches`.
+    """
+    reader = _Reader(mixture_or_task, task_feature_lengths, SpeechToTextFeatureConverter(), over_length)
+    dataset = reader.examples(split=split, shuffle=False, seed=seed, num_epochs=1, use_cached=use_cached)
+    names = ("inputs", "targets")
+    texts = dataset.map(lambda example: {name: example[f"{name}_pretokenized"] for name in names})
+    try:
+        for example in texts.as_numpy_iterator():
+            yield {name: example[name].decode("utf-8") for name in names}
+    except _DATA_ERRORS as error:
+        raise ValueError(_reason(error)) from error
+
+
+def get_mixture_or_task(name: MixtureOrTask) -> seqio.Task | seqio.Mixture:
+    """What is registered under `name`; a task or mixture is passed through.
+
+    Raises:
+      ValueError: nothing is registered under it; the message has the nearest names.
+    """
+    if not isinstance(name, str):
+        return name
+    known = sorted(set(seqio.TaskRegistry.names()) | set(seqio.MixtureRegistry.names()))
+    if name in known:
+        return seqio.get_mixture_or_task(name)
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    hint = f"Did you mean {', '.join(near)}?" if near else f"There are {len(known)} registered names."
+    raise ValueError(
+        f"No task or mixture is called '{name}'. {hint} Tasks exist once their module is imported: "
+        "`import slm_jax.tasks.scenes` in the gin file."
+    )
+
+
+def fill_rows(values: np.ndarray, rows: int) -> np.ndarray:
+    """`values` with rows of zeros appended up to `rows`."""
+    missing = rows - len(values)
+    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """What training and evaluation share."""
+
+    name: MixtureOrTask
+    lengths: Mapping[str, int]
+    converter: seqio.FeatureConverter
+    over_length: OverLength
+    dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def examples(
+        self, *, split: str, shuffle: bool, seed: int, num_epochs: int | None, use_cached: bool
+    ) -> tf.data.Dataset:
+        """Task features, none longer than allowed; they are never trimmed."""
+        provider = get_mixture_or_task(self.name)
+        for task in seqio.get_subtasks(provider):
+            if split not in task.splits:
+                raise ValueError(f"Task '{task.name}' has no split '{split}'; it has {sorted(task.splits)}")
+        keep_texts = {"copy_pretokenized": True} if isinstance(provider, seqio.Mixture) else {}
+        dataset = provider.get_dataset(
+            self.lengths,
+            split=split,
+            shuffle=shuffle,
+            seed=seed,
+            num_epochs=num_epochs,
+            use_cached=use_cached,
+            trim_output_features=False,
+            try_in_mem_cache=False,
+            **keep_texts,
+        )
+        return check_lengths(
+            dataset, self.lengths, over_length=self.over_length, count_dropped=lambda name: self.dropped.update([name])
+        )
+
+    def batches(
+        self, dataset: tf.data.Dataset, *, buckets: Sequence[Bucket], batch_size: int, skip_batches: int, host: HostRows
+    ) -> BatchIterator:
+        rows = host.slice(batch_size)
+        buckets = check_buckets(buckets, self.lengths)
+        converted = self.converter(dataset, self.lengths)
+        batches = bucketed_batches(converted, buckets, converter=self.converter, batch_size=batch_size)
+        options = tf.data.Options()
+        options.deterministic = True
+        batches = batches.skip(skip_batches).prefetch(_PREFETCH).with_options(options)
+        return BatchIterator(batches, position=skip_batches, rows=rows, batch_size=batch_size, dropped=self.dropped)
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """What went wrong, without the graph nodes, escapes and tracebacks that TensorFlow wraps it in."""
+    message = str(error.message)
+    asserted = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[\[|$)", message, re.DOTALL)
+    if asserted:
+        return _unescape(asserted[1])
+    raised = re.search(r"(?:ValueError|AudioError): (.*?)\nTraceback", message, re.DOTALL)
+    return raised[1] if raised else message
+
+
+def _unescape(text: str) -> str:
+    """Undoes C escapes: quotes, and other than ASCII characters as octal bytes."""
+    plain = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), text.encode("utf-8"))
+    return re.sub(rb"\\(.)", rb"\1", plain).decode("utf-8", errors="replace")

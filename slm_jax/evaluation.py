@@ -1,0 +1,158 @@
+"""Decoded evaluation: a model writes answers to a SeqIO task, and the task's metrics score them."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import seqio
+
+from slm_jax.data import pipeline
+from slm_jax.decoding.ctc import ctc_greedy
+from slm_jax.decoding.decode import DecodingMethod, decode
+from slm_jax.decoding.greedy import Greedy
+from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
+
+Predict = Callable[[PyTree, Batch, PRNGKey], Int[Array, "B L"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One example as a person reads it."""
+
+    inputs: str
+    target: str
+    prediction: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """Scores by metric, and what they were computed from."""
+
+    scores: dict[str, float]
+    predictions: list[Prediction]
+
+
+@functools.cache
+def make_predict(
+    model: nn.Module, method: DecodingMethod, *, max_decode_length: int, start_token: int, eos_id: int
+) -> Predict:
+    """A jitted function from parameters, batch and key to decoded tokens; one for all that decode alike.
+
+    Args:
+      model: has `prefill(batch, max_decode_length=...)` and `step(tokens, cache, index)`.
+      method: greedy, sampling or beam search.
+      max_decode_length: tokens written at most, the end included.
+      start_token: the first input of the decoder.
+      eos_id: the token that ends an answer.
+    """
+
+    def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
+        variables = {"params": params}
+        cache = model.apply(variables, batch, max_decode_length=max_decode_length, method="prefill")
+
+        def step(tokens: jax.Array, cache: Any, index: jax.Array) -> tuple[jax.Array, Any]:
+            return model.apply(variables, tokens, cache, index, method="step")
+
+        return decode(
+            step,
+            cache,
+            batch_size=batch["encoder_input_tokens"].shape[0],
+            method=method,
+            max_length=max_decode_length,
+            start_token=start_token,
+            eos_id=eos_id,
+            key=rng,
+        ).tokens
+
+    return jax.jit(predict)
+
+
+@functools.cache
+def make_ctc_predict(speech_encoder: nn.Module) -> Predict:
+    """The same for the greedy output of an encoder's CTC head, without any language model."""
+
+    def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
+        variables = {"params": params["speech_encoder"]}
+        frames = speech_encoder.apply(variables, batch["speech"], batch["speech_length"])
+        return ctc_greedy(frames.ctc_logits, frames.mask)[0]
+
+    return jax.jit(predict)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodedEvaluation:
+    """What to decode, and how.
+
+    Attributes:
+      task: a registered SeqIO task; its metric functions score the answers.
+      split: of the task.
+      task_feature_lengths: longest speech (samples), inputs and targets (tokens).
+      method: greedy, sampling or beam search.
+      batch_size: rows decoded at once.
+      max_decode_length: tokens written at most; None for the length of the targets.
+      start_token: the decoder's first input.
+    """
+
+    task: str
+    split: str
+    task_feature_lengths: Mapping[str, int]
+    method: DecodingMethod = Greedy()
+    batch_size: int = 32
+    max_decode_length: int | None = None
+    start_token: int = 0
+
+    def predict(self, model: nn.Module) -> Predict:
+        """Writes answers with `model`, a speech-and-language model."""
+        return make_predict(
+            model,
+            self.method,
+            max_decode_length=self.max_decode_length or self.task_feature_lengths["targets"],
+            start_token=self.start_token,
+            eos_id=self.vocabulary.eos_id,
+        )
+
+    @property
+    def vocabulary(self) -> seqio.Vocabulary:
+        return pipeline.get_mixture_or_task(self.task).output_features["targets"].vocabulary
+
+    def decode(
+        self, predict: Predict, params: PyTree, *, shard: Callable = jax.device_put, start: int = 0
+    ) -> Iterator[Prediction]:
+        """The examples of the split from number `start` on, in its order, as they are decoded."""
+        common = dict(task_feature_lengths=self.task_feature_lengths, split=self.split)
+        texts = itertools.islice(pipeline.eval_texts(self.task, **common), start, None)
+        batches = pipeline.eval_batches(self.task, batch_size=self.batch_size, **common)
+        for number, batch in itertools.islice(enumerate(batches), start // self.batch_size, None):
+            tokens = np.asarray(predict(params, shard(batch), jax.random.fold_in(jax.random.key(0), number)))
+            real = tokens[batch["decoder_loss_weights"].sum(axis=1) > 0]
+            for row in real[max(0, start - number * self.batch_size) :]:
+                text = next(texts)
+                yield Prediction(text["inputs"], text["targets"], self.vocabulary.decode(row.tolist()))
+
+    def run(self, predict: Predict, params: PyTree, *, shard: Callable = jax.device_put) -> Evaluated:
+        """Scores of the whole split."""
+        predictions = list(self.decode(predict, params, shard=shard))
+        return Evaluated(self.score(predictions), predictions)
+
+    def score(self, predictions: list[Prediction]) -> dict[str, float]:
+        """The task's metrics over what was decoded."""
+        targets = [prediction.target for prediction in predictions]
+        written = [prediction.prediction for prediction in predictions]
+        scores: dict[str, float] = {}
+        for metric in pipeline.get_mixture_or_task(self.task).metric_fns:
+            scores |= {name: float(value) for name, value in metric(targets, written).items()}
+        return scores
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCEvaluation(DecodedEvaluation):
+    """What a speech encoder's own CTC head writes; `method` does not matter."""
+
+    def predict(self, model: nn.Module) -> Predict:
+        """Writes transcripts with `model`, a speech encoder or what has one."""
+        return make_ctc_predict(getattr(model, "speech_encoder", model))

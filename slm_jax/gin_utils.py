@@ -1,0 +1,129 @@
+"""The command line of every main: T5X's gin flags, and what a gin run writes about itself."""
+
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import gin
+import jax
+import seqio
+from absl import app, flags
+from absl import logging as absl_logging
+
+from slm_jax.data import pipeline
+from slm_jax.inference import LoadedModel
+from slm_jax.resources import gin_folder
+from slm_jax.training.bundle import BundleManifest, load_bundle
+from slm_jax.training.run import Configuration, Training
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before tensorflow is imported: its start-up notes help nobody
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_multi_string("gin_file", [], "A gin file; give the flag again for more, later files win.")
+flags.DEFINE_multi_string("gin_bindings", [], "A binding, as 'NAME = value'; --gin.NAME=value is the short form.")
+flags.DEFINE_list("gin_search_paths", [], "Folders where gin files are looked for, before slm_jax's own.")
+flags.DEFINE_string("tfds_data_dir", None, "Where TensorFlow Datasets are read and prepared.")
+flags.DEFINE_bool("dry_run", False, "Print the parameter table and stop: nothing is allocated, read or written.")
+
+
+def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
+    """--gin.NAME=value becomes --gin_bindings=NAME = value, as in T5X.
+
+    Raises:
+      ValueError: a --gin. argument without '='.
+    """
+    rewritten = []
+    for argument in arguments:
+        if not argument.startswith("--gin."):
+            rewritten.append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--gin.").partition("=")
+        if not equals:
+            raise ValueError(f"{argument} has no value: write --gin.{name or 'NAME'}=VALUE (strings in quotes)")
+        rewritten.append(f"--gin_bindings={name} = {value}")
+    return rewritten
+
+
+def parse_configuration(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> None:
+    """Parses the gin files and bindings of the command line, or the given ones where it names none.
+
+    Raises:
+      ValueError: a file, a name or a macro is not known; the message is gin's, which says where.
+    """
+    # gin reports every folder in which it did not find a file as an error, before it finds it in the next one.
+    logging.getLogger().addFilter(lambda record: record.filename != "resource_reader.py")
+    for folder in [*FLAGS.gin_search_paths, ".", str(gin_folder())]:
+        gin.add_config_file_search_path(folder)
+    gin.parse_config_files_and_bindings(FLAGS.gin_file or files, [*bindings, *FLAGS.gin_bindings])
+    if FLAGS.tfds_data_dir:
+        seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
+
+
+def parse_configuration_of(manifest: BundleManifest) -> None:
+    """Parses the configuration that a bundle was trained with, unless the command line names one.
+
+    A bundle may come from anywhere, and gin can call any function. So only files that ship with slm_jax are read, and
+    only bindings of plain values.
+
+    Raises:
+      ValueError: the bundle was trained with other files or bindings; the user has to name them.
+    """
+    files = [file.removeprefix("gin/") for file in manifest.gin_files]
+    root = gin_folder().resolve()
+    foreign = [file for file in files if root not in (root / file).resolve().parents or not (root / file).is_file()]
+    foreign += [binding for binding in manifest.gin_bindings if any(mark in binding for mark in "@\n")]
+    if not FLAGS.gin_file and (foreign or not files):
+        raise ValueError(
+            f"the bundle was trained with {list(manifest.gin_files)} and {list(manifest.gin_bindings)}, which do not"
+            " all come with slm_jax: name its gin files with --gin_file and its bindings with --gin.NAME=value"
+        )
+    parse_configuration(files, () if FLAGS.gin_file else manifest.gin_bindings)
+
+
+def load_model(directory: str) -> LoadedModel:
+    """The bundle on its frozen parts, by its own configuration or that of the command line."""
+    manifest = load_bundle(directory).manifest
+    gin_utils.parse_configuration_of(manifest)
+    training = gin.get_configurable(Training)()
+    task = pipeline.get_mixture_or_task(gin.query_parameter("MIXTURE_OR_TASK_NAME/gin.macro.value"))
+    return LoadedModel.load(
+        training,
+        directory=directory,
+        vocabulary=task.output_features["targets"].vocabulary,
+        task_feature_lengths=gin.query_parameter("TASK_FEATURE_LENGTHS/gin.macro.value"),
+    )
+
+
+def command_line() -> Configuration:
+    """The configuration as a run records it."""
+    return Configuration(gin.operative_config_str, tuple(FLAGS.gin_file), tuple(FLAGS.gin_bindings))
+
+
+def set_up_jax() -> None:
+    """Keeps compiled programs in a folder, so that the second run of the same shapes starts at once."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or pathlib.Path.home() / ".cache" / "slm_jax" / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a main, given what follows its flags; errors of the user's making end it with one message and code 1."""
+
+    def parse(arguments: Sequence[str]) -> list[str]:
+        return FLAGS(rewrite_arguments(arguments))
+
+    # The libraries' start-up notes; --verbosity=0 shows them.
+    FLAGS.set_default("verbosity", absl_logging.WARNING)
+
+    def start(arguments: Sequence[str]) -> None:
+        try:
+            main(arguments[1:])
+        except (FileNotFoundError, OSError, ValueError) as error:
+            if FLAGS.pdb_post_mortem or FLAGS.run_with_pdb:
+                raise
+            sys.exit(f"error: {error}")
+
+    app.run(start, flags_parser=parse)

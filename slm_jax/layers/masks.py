@@ -1,0 +1,85 @@
+"""Masks and the packing of sequences to the left. True means: real, or: may be seen."""
+
+import jax.numpy as jnp
+
+from slm_jax.typing import Array, Bool, Float, Int
+
+
+def length_mask(lengths: Int[Array, "B"], size: int) -> Bool[Array, "B S"]:
+    """The first `lengths` positions of `size`.
+
+    lengths [2, 0], size 3 -> [[1 1 0]
+                               [0 0 0]]
+    """
+    return jnp.arange(size) < lengths[:, None]
+
+
+def causal_mask(size: int) -> Bool[Array, "1 L L"]:
+    """Query l (rows) sees keys up to l (columns).
+
+    size 3 -> [1 0 0]
+              [1 1 0]
+              [1 1 1]
+    """
+    return jnp.tril(jnp.ones((size, size), bool))[None]
+
+
+def key_mask(keys: Bool[Array, "B K"]) -> Bool[Array, "B 1 K"]:
+    """Every query sees every real key.
+
+    keys [1 1 0] -> [1 1 0]   (one row, for any number of queries)
+    """
+    return keys[:, None, :]
+
+
+def chunk_mask(size: int, chunk: int) -> Bool[Array, "1 S S"]:
+    """Frames see their own chunk only (USM's chunk-wise attention).
+
+    size 5, chunk 2 -> [1 1 0 0 0]
+                       [1 1 0 0 0]
+                       [0 0 1 1 0]
+                       [0 0 1 1 0]
+                       [0 0 0 0 1]
+    """
+    index = jnp.arange(size) // chunk
+    return (index[:, None] == index[None, :])[None]
+
+
+def prefix_mask(prefix: Bool[Array, "B P"], target_length: int) -> Bool[Array, "B Q Q"]:
+    """The prefix sees the real prefix; the target sees the real prefix and its own past (Q = P + L).
+
+    prefix [1 1 0], target_length 2 -> [1 1 0 0 0]
+                                       [1 1 0 0 0]
+                                       [1 1 0 0 0]
+                                       [1 1 0 1 0]
+                                       [1 1 0 1 1]
+    """
+    batch, prefix_length = prefix.shape
+    target_rows = jnp.broadcast_to(causal_mask(target_length), (batch, target_length, target_length))
+    no_future = jnp.zeros((batch, prefix_length, target_length), bool)
+    right = jnp.concatenate([no_future, target_rows], axis=1)
+    left = jnp.broadcast_to(key_mask(prefix), (batch, prefix_length + target_length, prefix_length))
+    return jnp.concatenate([left, right], axis=2)
+
+
+def concatenate_left(
+    first: Float[Array, "B S E"],
+    first_length: Int[Array, "B"],
+    second: Float[Array, "B L E"],
+    second_length: Int[Array, "B"],
+) -> tuple[Float[Array, "B P E"], Bool[Array, "B P"]]:
+    """Joins two left-justified sequences so that the second starts where the first really ends (P = S + L).
+
+    first [a b _], second [x y _] -> [a b x y _ _]
+
+    Positions therefore do not depend on padding. Padded positions hold zeros.
+    """
+    size = first.shape[1] + second.shape[1]
+    position = jnp.arange(size)[None]
+    in_first = position < first_length[:, None]
+    total = (first_length + second_length)[:, None]
+    source = jnp.where(in_first, position, first.shape[1] + position - first_length[:, None])
+    joined = jnp.concatenate([first, second], axis=1)
+    mask = position < total
+    packed = jnp.take_along_axis(joined, jnp.clip(source, 0, size - 1)[..., None], axis=1)
+    return jnp.where(mask[..., None], packed, 0), mask

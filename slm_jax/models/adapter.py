@@ -1,0 +1,89 @@
+"""The adapter: the part that is trained, between a frozen speech encoder and a frozen language model."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from slm_jax.layers.attention import MultiHeadAttention
+from slm_jax.layers.dense import Dense
+from slm_jax.layers.feed_forward import Activation, GatedFeedForward
+from slm_jax.layers.masks import key_mask
+from slm_jax.layers.norm import RMSNorm
+from slm_jax.layers.positions import RelativePositionBias
+from slm_jax.layers.stack import Remat, apply_stack
+from slm_jax.typing import Array, Bool, DTypeLike, Float, PyTree
+
+
+class AdapterLayer(nn.Module):
+    """Pre-norm self-attention and a gated feed-forward, both residual: T5 1.1's encoder layer (arXiv 1910.10683)."""
+
+    num_heads: int
+    head_dim: int
+    ff_width: int
+    dropout_rate: float
+    deterministic: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S E"], per_layer: PyTree, mask: Bool[Array, "B 1 S"], bias: Float[Array, "1 H S S"]
+    ) -> tuple[Float[Array, "B S E"], None]:
+        dropout = nn.Dropout(self.dropout_rate, deterministic=self.deterministic)
+        attention = MultiHeadAttention(self.num_heads, self.head_dim, dtype=self.dtype, name="attention")
+        h = RMSNorm(dtype=self.dtype, name="attention_norm")(x)
+        x = x + dropout(attention(h, attention.project_keys(h), mask=mask, bias=bias))
+        h = RMSNorm(dtype=self.dtype, name="mlp_norm")(x)
+        mlp = GatedFeedForward(self.ff_width, Activation.GELU, dtype=self.dtype, name="mlp")
+        x = x + dropout(mlp(h))
+        return nn.with_logical_constraint(x, ("batch", "frames", "embed")), None
+
+
+class TransformerAdapter(nn.Module):
+    """A projection to the language model's width and a few transformer layers over the frames (arXiv 2310.00230).
+
+    Attributes:
+      features: the language model's width E.
+      num_layers: transformer layers after the projection.
+      num_heads: attention heads of a layer.
+      head_dim: width of a head.
+      ff_width: width of the gated feed-forward.
+      output_scale: initial size of the embeddings that come out; match the RMS of the language model's own.
+      dropout_rate: on both branches of every layer, in training.
+      scan_layers: one scanned layer (see `apply_stack`), or unrolled ones.
+      remat: what a layer keeps for its backward pass.
+    """
+
+    features: int
+    num_layers: int = 1
+    num_heads: int = 4
+    head_dim: int = 64
+    ff_width: int = 512
+    output_scale: float = 1.0
+    dropout_rate: float = 0.0
+    scan_layers: bool = True
+    remat: Remat = Remat.NONE
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, deterministic: bool = True
+    ) -> Float[Array, "B S E"]:
+        x = Dense((self.features,), ("adapter", "embed"), dtype=self.dtype, name="projection")(embeddings)
+        positions = jnp.arange(x.shape[1])
+        bias = RelativePositionBias(self.num_heads, bidirectional=True, dtype=self.dtype, name="position_bias")
+        x, _ = apply_stack(
+            AdapterLayer,
+            x,
+            key_mask(mask),
+            bias(positions, positions),
+            num_layers=self.num_layers,
+            scan=self.scan_layers,
+            remat=self.remat,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            ff_width=self.ff_width,
+            dropout_rate=self.dropout_rate,
+            deterministic=deterministic,
+            dtype=self.dtype,
+        )
+        x = RMSNorm(dtype=self.dtype, name="final_norm")(x) * self.output_scale
+        return jnp.where(mask[..., None], x, 0)

@@ -1,0 +1,345 @@
+"""The Conformer speech encoder of USM (arXiv 2303.01037, blocks of arXiv 2005.08100) with an optional CTC head."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from slm_jax.audio.log_mel import LogMel
+from slm_jax.audio.spec_augment import SpecAugment
+from slm_jax.layers.attention import dot_product_attention
+from slm_jax.layers.dense import Dense, lecun_normal
+from slm_jax.layers.masks import key_mask, length_mask
+from slm_jax.layers.norm import LayerNorm
+from slm_jax.layers.stack import Remat, apply_stack
+from slm_jax.models.interfaces import EncoderOutput
+from slm_jax.typing import Array, Bool, DTypeLike, Float, Int
+
+
+def zero_padding(x: Float[Array, "B S *rest"], mask: Bool[Array, "B S"]) -> Float[Array, "B S *rest"]:
+    """Zeros where the mask is False."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
+
+
+def relative_shift(scores: Float[Array, "B H Q R"]) -> Float[Array, "B H Q Q"]:
+    """From columns by distance to columns by key, for R = 2 Q - 1 (arXiv 1901.02860, appendix B).
+
+    Column r of the input is the distance query - key = Q - 1 - r; with Q = 3 and distances written out:
+
+        [2 1 0 -1 -2]    [0 -1 -2]
+        [2 1 0 -1 -2] -> [1  0 -1]
+        [2 1 0 -1 -2]    [2  1  0]
+    """
+    batch, heads, size, distances = scores.shape
+    padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (0, 1))).reshape(batch, heads, -1)
+    # A row is now 2 Q long; reading it as rows of 2 Q - 1 from element Q - 1 moves each row one further to the left.
+    start = size - 1
+    shifted = padded[..., start : start + size * distances].reshape(batch, heads, size, distances)
+    return shifted[..., :size]
+
+
+def distance_encoding(size: int, width: int) -> Float[Array, "R D"]:
+    """Sines, then cosines, of the distances size - 1, ..., 0, ..., 1 - size (R = 2 size - 1; arXiv 1901.02860)."""
+    distance = jnp.arange(size - 1, -size, -1, dtype=jnp.float32)
+    frequency = 10000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angle = distance[:, None] * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)[:, :width]
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention with Transformer-XL's relative positions (arXiv 1901.02860, section 3.3).
+
+    score(i, j) = ((q_i + u) . k_j + (q_i + v) . W_r r_(i-j)) / sqrt(head width)
+
+    Attributes:
+      num_heads: heads; they share the width equally.
+    """
+
+    num_heads: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"], distances: Float[Array, "R D"]
+    ) -> Float[Array, "B S D"]:
+        heads, head_dim = self.num_heads, x.shape[-1] // self.num_heads
+
+        def project(name: str) -> Dense:
+            return Dense((heads, head_dim), ("embed", "heads", "kv"), dtype=self.dtype, name=name)
+
+        def offset(name: str) -> jax.Array:
+            init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("heads", "kv"))
+            return self.param(name, init, (heads, head_dim), jnp.float32).astype(self.dtype)
+
+        query = project("query")(x)
+        relative = project("relative")(distances)
+        by_distance = jnp.einsum("bqhd,rhd->bhqr", query + offset("position_bias"), relative)
+        bias = relative_shift(by_distance) * head_dim**-0.5
+        content = (query + offset("content_bias")) * head_dim**-0.5
+        mixed = dot_product_attention(content, project("key")(x), project("value")(x), mask=key_mask(mask), bias=bias)
+        mixed = nn.with_logical_constraint(mixed, ("batch", "frames", "heads", "kv"))
+        return Dense((x.shape[-1],), ("heads", "kv", "embed"), dtype=self.dtype, name="out")(mixed)
+
+
+class ChunkedAttention(nn.Module):
+    """`RelativeAttention` within chunks of frames that do not overlap (USM, section 2.1).
+
+    Chunks become entries of the batch, so nothing of size S x S is ever computed beyond one chunk.
+
+    Attributes:
+      num_heads: heads; they share the width equally.
+    """
+
+    num_heads: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"], distances: Float[Array, "R D"]
+    ) -> Float[Array, "B S D"]:
+        attention = RelativeAttention(num_heads=self.num_heads, dtype=self.dtype, name="attention")
+        batch, size, width = x.shape
+        chunk = (distances.shape[0] + 1) // 2
+        if size <= chunk:
+            return attention(x, mask, distances)
+        padding = -size % chunk
+        x = jnp.pad(x, ((0, 0), (0, padding), (0, 0))).reshape(-1, chunk, width)
+        mask = jnp.pad(mask, ((0, 0), (0, padding))).reshape(-1, chunk)
+        return attention(x, mask, distances).reshape(batch, -1, width)[:, :size]
+
+
+class FeedForward(nn.Module):
+    """Normalisation, expansion, swish, contraction (arXiv 2005.08100, section 2.3).
+
+    Attributes:
+      multiplier: inner width over outer width.
+    """
+
+    multiplier: int
+    dropout_rate: float = 0.0
+    deterministic: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        width = x.shape[-1]
+        x = LayerNorm(dtype=self.dtype, name="norm")(x)
+        x = Dense((width * self.multiplier,), ("embed", "mlp"), use_bias=True, dtype=self.dtype, name="expand")(x)
+        x = nn.with_logical_constraint(nn.swish(x), ("batch", "frames", "mlp"))
+        x = nn.Dropout(self.dropout_rate, deterministic=self.deterministic)(x)
+        return Dense((width,), ("mlp", "embed"), use_bias=True, dtype=self.dtype, name="contract")(x)
+
+
+class DepthwiseConv(nn.Module):
+    """One filter a channel along time, centred, with zeros beyond the ends.
+
+    A sum of shifted products: XLA fuses it into one pass over memory, while its grouped convolution is slow on CPU.
+
+    Attributes:
+      kernel_size: frames under the filter; odd.
+    """
+
+    kernel_size: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        init = nn.with_logical_partitioning(lecun_normal, ("conv_window", "embed"))
+        kernel = self.param("kernel", init, (self.kernel_size, x.shape[-1]), jnp.float32).astype(self.dtype)
+        reach = self.kernel_size // 2
+        padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
+        return sum(padded[:, i : i + x.shape[1]] * kernel[i] for i in range(self.kernel_size))
+
+
+class ConvModule(nn.Module):
+    """Gated linear unit, depthwise convolution, normalisation, swish (arXiv 2005.08100, section 2.2).
+
+    LayerNorm stands where the paper has BatchNorm, so that an utterance never depends on its batch.
+
+    Attributes:
+      kernel_size: frames under the depthwise filter; odd.
+    """
+
+    kernel_size: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
+        width = x.shape[-1]
+        x = LayerNorm(dtype=self.dtype, name="norm")(x)
+        values = Dense((width,), ("embed", "mlp"), use_bias=True, dtype=self.dtype, name="values")(x)
+        gate = Dense((width,), ("embed", "mlp"), use_bias=True, dtype=self.dtype, name="gate")(x)
+        x = zero_padding(values * nn.sigmoid(gate), mask)
+        x = DepthwiseConv(kernel_size=self.kernel_size, dtype=self.dtype, name="depthwise")(x)
+        x = nn.swish(LayerNorm(dtype=self.dtype, name="depthwise_norm")(x))
+        return Dense((width,), ("mlp", "embed"), use_bias=True, dtype=self.dtype, name="out")(x)
+
+
+class ConformerBlock(nn.Module):
+    """Half a feed-forward, attention, convolution, half a feed-forward, normalisation (arXiv 2005.08100, figure 1)."""
+
+    num_heads: int
+    ff_multiplier: int
+    conv_kernel: int
+    dropout_rate: float
+    deterministic: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S D"], per_layer: None, mask: Bool[Array, "B S"], distances: Float[Array, "R D"]
+    ) -> tuple[Float[Array, "B S D"], None]:
+        dropout = nn.Dropout(self.dropout_rate, deterministic=self.deterministic)
+
+        def feed_forward(name: str) -> FeedForward:
+            return FeedForward(
+                multiplier=self.ff_multiplier,
+                dropout_rate=self.dropout_rate,
+                deterministic=self.deterministic,
+                dtype=self.dtype,
+                name=name,
+            )
+
+        x = x + 0.5 * dropout(feed_forward("first_feed_forward")(x))
+        attended = ChunkedAttention(num_heads=self.num_heads, dtype=self.dtype, name="self_attention")(
+            LayerNorm(dtype=self.dtype, name="attention_norm")(x), mask, distances
+        )
+        x = x + dropout(attended)
+        x = x + dropout(ConvModule(kernel_size=self.conv_kernel, dtype=self.dtype, name="convolution")(x, mask))
+        x = x + 0.5 * dropout(feed_forward("second_feed_forward")(x))
+        x = zero_padding(LayerNorm(dtype=self.dtype, name="norm")(x), mask)
+        return nn.with_logical_constraint(x, ("batch", "frames", "embed")), None
+
+
+class Subsampling(nn.Module):
+    """Strided 3 x 3 convolutions over time and channels, each halving both, then a projection to the width.
+
+    n frames become ceil(n / 2) at every convolution, whatever the padding.
+
+    Attributes:
+      channels: output channels of each convolution.
+      width: features of a frame that comes out.
+    """
+
+    channels: tuple[int, ...]
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]
+    ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
+        x = log_mel.astype(self.dtype)[..., None]
+        mask = length_mask(frame_length, x.shape[1])
+        for layer, features in enumerate(self.channels):
+            frame_length = -(-frame_length // 2)
+            x = nn.relu(self._convolve(x, features, layer))
+            mask = length_mask(frame_length, x.shape[1])
+            x = zero_padding(x, mask)
+        x = x.reshape(*x.shape[:2], -1)
+        x = Dense((self.width,), ("mels", "embed"), dtype=self.dtype, name="projection")(x)
+        # Frames hidden by SpecAugment are all zero here. A random bias keeps them away from the zero vector, where
+        # the gradient of the first LayerNorm is 1 / sqrt(epsilon) = 316.
+        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("embed",))
+        x += self.param("projection_bias", init, (self.width,), jnp.float32).astype(self.dtype)
+        return zero_padding(x, mask), mask
+
+    def _convolve(self, x: Float[Array, "B T F C"], features: int, layer: int) -> Float[Array, "B T2 F2 C2"]:
+        axes = ("conv_window", "mlp")
+        init = nn.with_logical_partitioning(lecun_normal, axes)
+        kernel = self.param(f"kernel_{layer}", init, (9 * x.shape[-1], features), jnp.float32)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[1:])
+        bias = self.param(f"bias_{layer}", zeros, (features,), jnp.float32)
+        kernel = kernel.reshape(3, 3, x.shape[-1], features).astype(self.dtype)
+        # Padding of one on each side, not "SAME": that shifts the window by one when the padded length is even.
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + bias.astype(self.dtype)
+
+
+class Conformer(nn.Module):
+    """Waveforms to frames, and CTC scores of the frames (obeys `interfaces.SpeechEncoder`).
+
+    With 10 ms between log-mel vectors and two convolutions, frames are 40 ms apart: 25 a second.
+
+    Attributes:
+      num_layers: Conformer blocks.
+      width: features of a frame; a multiple of num_heads.
+      num_heads: heads of self-attention.
+      ff_multiplier: inner width of the feed-forwards over `width`.
+      conv_kernel: frames under the depthwise convolution; odd.
+      chunk_frames: frames see the frames of their own chunk only, 200 in USM; None to see the whole utterance.
+      subsampling_channels: output channels of the strided convolutions, one number a convolution.
+      ctc_vocab_size: tokens of the CTC head, which gives one score more for the blank, the last; None for no head.
+      dropout_rate: of every residual branch and of the inner feed-forward, in training only (rng "dropout").
+      front_end: waveform to log-mel.
+      spec_augment: masking of the log-mel, in training only (rng "specaugment"); None for none.
+      scan_layers: one scanned stack of parameters, or one set of parameters a layer.
+      remat: what a layer keeps for the backward pass.
+      dtype: computation type; the front end always computes in float32.
+
+    Raises:
+      ValueError: if num_heads does not divide width, or conv_kernel is even.
+    """
+
+    num_layers: int
+    width: int
+    num_heads: int
+    ff_multiplier: int = 4
+    conv_kernel: int = 5
+    chunk_frames: int | None = 200
+    subsampling_channels: tuple[int, ...] = (128, 32)
+    ctc_vocab_size: int | None = None
+    dropout_rate: float = 0.0
+    front_end: LogMel = LogMel()
+    spec_augment: SpecAugment | None = None
+    scan_layers: bool = True
+    remat: Remat = Remat.NONE
+    dtype: DTypeLike = jnp.float32
+
+    def output_length(self, num_samples: int) -> int:
+        """Frames of `num_samples` samples."""
+        return -(-self.front_end.output_length(num_samples) // 2 ** len(self.subsampling_channels))
+
+    @nn.compact
+    def __call__(
+        self, speech: Float[Array, "B N"], speech_length: Int[Array, "B"], *, deterministic: bool = True
+    ) -> EncoderOutput:
+        self._check()
+        log_mel, frame_length = self.front_end(speech, speech_length)
+        if self.spec_augment is not None and not deterministic:
+            log_mel = self.spec_augment(log_mel, frame_length, self.make_rng("specaugment"))
+        x, mask = Subsampling(
+            channels=self.subsampling_channels, width=self.width, dtype=self.dtype, name="subsampling"
+        )(log_mel, frame_length)
+        x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
+        x = nn.with_logical_constraint(x, ("batch", "frames", "embed"))
+        context = min(x.shape[1], self.chunk_frames or x.shape[1])
+        x, _ = apply_stack(
+            ConformerBlock,
+            x,
+            mask,
+            distance_encoding(context, self.width).astype(self.dtype),
+            num_layers=self.num_layers,
+            scan=self.scan_layers,
+            remat=self.remat,
+            num_heads=self.num_heads,
+            ff_multiplier=self.ff_multiplier,
+            conv_kernel=self.conv_kernel,
+            dropout_rate=self.dropout_rate,
+            deterministic=deterministic,
+            dtype=self.dtype,
+        )
+        return EncoderOutput(embeddings=x, mask=mask, ctc_logits=self._ctc_logits(x))
+
+    def _check(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"Conformer.width {self.width} is not a multiple of num_heads {self.num_heads}")
+        if self.conv_kernel % 2 == 0:
+            raise ValueError(f"Conformer.conv_kernel must be odd to be centred, got {self.conv_kernel}")
+
+    def _ctc_logits(self, x: Float[Array, "B S D"]) -> Float[Array, "B S C"] | None:
+        if self.ctc_vocab_size is None:
+            return None
+        head = Dense((self.ctc_vocab_size + 1,), ("embed", "vocab"), use_bias=True, dtype=self.dtype, name="ctc_head")
+        return head(x).astype(jnp.float32)

@@ -1,0 +1,203 @@
+"""Fewer frames for the language model: all of them obey `interfaces.FrameReducer`.
+
+A reducer keeps the order of frames, moves what it keeps to the left, and knows its output length before compilation.
+"""
+
+import dataclasses
+import enum
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from slm_jax.models.interfaces import EncoderOutput
+from slm_jax.typing import Array, Bool, Float, Int
+
+
+def starts_run(labels: Int[Array, "B S"]) -> Bool[Array, "B S"]:
+    """Whether a frame's label differs from that of the frame before.
+
+    labels [b 7 7 b 7] -> [1 1 0 1 1]
+    """
+    return jnp.concatenate([jnp.ones_like(labels[:, :1], bool), labels[:, 1:] != labels[:, :-1]], axis=1)
+
+
+def keep_frames(frames: EncoderOutput, keep: Bool[Array, "B S"], *, length: int) -> EncoderOutput:
+    """The frames where `keep` is True, in order, moved to the left of `length` places.
+
+    embeddings [a c d e f _]   keep [1 0 1 1 1 0]   length 3
+            -> [a d e]         mask [1 1 1]         dropped 1
+
+    Padding is never kept; frames beyond `length` are lost and counted in `dropped`.
+    """
+    keep &= frames.mask
+    kept = keep.sum(axis=1)
+    order = jnp.argsort(~keep, axis=1, stable=True)[:, :length]
+    mask = jnp.arange(order.shape[1]) < kept[:, None]
+
+    def take(x: Float[Array, "B S D"]) -> Float[Array, "B K D"]:
+        return jnp.where(mask[..., None], jnp.take_along_axis(x, order[..., None], axis=1), 0)
+
+    return EncoderOutput(
+        embeddings=take(frames.embeddings),
+        mask=mask,
+        ctc_logits=None if frames.ctc_logits is None else take(frames.ctc_logits),
+        dropped=_already_dropped(frames) + jnp.maximum(kept - length, 0),
+    )
+
+
+def _already_dropped(frames: EncoderOutput) -> Int[Array, "B"]:
+    return jnp.zeros(frames.mask.shape[0], jnp.int32) if frames.dropped is None else frames.dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepAll:
+    """Every frame as it is."""
+
+    def output_length(self, num_frames: int) -> int:
+        return num_frames
+
+    def __call__(self, frames: EncoderOutput) -> EncoderOutput:
+        return frames.replace(dropped=_already_dropped(frames))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacking:
+    """Every `factor` neighbouring frames become one, features side by side (SLAM-LLM, Ultravox).
+
+    factor 2:  frames [a b c _]      -> [ab c0]
+               mask   [1 1 1 0]      -> [1  1 ]
+
+    The last frame is completed with zeros. CTC scores have no meaning afterwards and are removed.
+
+    Attributes:
+      factor: frames in one.
+
+    Raises:
+      ValueError: if factor is below 1.
+    """
+
+    factor: int
+
+    def __post_init__(self) -> None:
+        _require_positive("Stacking.factor", self.factor)
+
+    def output_length(self, num_frames: int) -> int:
+        return -(-num_frames // self.factor)
+
+    def __call__(self, frames: EncoderOutput) -> EncoderOutput:
+        batch, size, width = frames.embeddings.shape
+        padding = -size % self.factor
+        embeddings = jnp.pad(frames.embeddings, ((0, 0), (0, padding), (0, 0)))
+        mask = jnp.pad(frames.mask, ((0, 0), (0, padding)))
+        return EncoderOutput(
+            embeddings=embeddings.reshape(batch, -1, self.factor * width),
+            mask=mask.reshape(batch, -1, self.factor).any(axis=-1),
+            dropped=_already_dropped(frames),
+        )
+
+
+class RandomDiscard(nn.Module):
+    """Keeps one frame in `ratio`: random ones while training, evenly spaced ones otherwise.
+
+    ratio 3:  frames [a b c d e f g _] -> [a d g]   without an rng named "discard"
+                                       -> [b c f]   with one, for example
+
+    Of n real frames, ceil(n / ratio) are kept, each subset of that size being equally likely.
+
+    Attributes:
+      ratio: frames for each one that is kept.
+
+    Raises:
+      ValueError: when called, if ratio is below 1.
+    """
+
+    ratio: int = 4
+
+    def output_length(self, num_frames: int) -> int:
+        return -(-num_frames // self.ratio)
+
+    def __call__(self, frames: EncoderOutput) -> EncoderOutput:
+        _require_positive("RandomDiscard.ratio", self.ratio)
+        size = frames.mask.shape[1]
+        if self.has_rng("discard"):
+            keep = self._random(frames.mask)
+        else:
+            keep = jnp.broadcast_to(jnp.arange(size) % self.ratio == 0, frames.mask.shape)
+        return keep_frames(frames, keep, length=self.output_length(size))
+
+    def _random(self, mask: Bool[Array, "B S"]) -> Bool[Array, "B S"]:
+        lottery = jnp.where(mask, jax.random.uniform(self.make_rng("discard"), mask.shape), 2.0)
+        rank = jnp.argsort(jnp.argsort(lottery, axis=1), axis=1)
+        return rank < -(-mask.sum(axis=1, keepdims=True) // self.ratio)
+
+
+class Repeats(enum.Enum):
+    """What becomes of neighbouring frames with the same best label."""
+
+    KEEP = "keep"
+    """All are kept."""
+    FIRST = "first"
+    """Only the first of each run is kept; frames whose best label is the blank are no run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCBlankFilter:
+    """Drops the frames that CTC is sure are blank (arXiv 2306.07944).
+
+    threshold 0.9, max_fraction 0.5:
+
+        frames           [a   b   c   d   e   f  ]
+        blank posterior  [.99 .2  .1  .95 .3  .99]
+        best label       [-   7   7   -   5   -  ]
+                      -> [b   c   e]                 Repeats.KEEP
+                      -> [b   e   _]                 Repeats.FIRST
+
+    An utterance keeps at least one frame, the least blank, if it has any. Frames that pass the filter but find no
+    room in the output are counted in `dropped`.
+
+    Attributes:
+      threshold: frames with a higher posterior of the blank go.
+      max_fraction: length of the output as a fraction of the input's, rounded up.
+      repeats: what becomes of repeated labels, or its value ("first").
+
+    Raises:
+      ValueError: if threshold or max_fraction is not in (0, 1]; when called, if the frames have no CTC scores.
+    """
+
+    threshold: float = 0.95
+    max_fraction: float = 0.5
+    repeats: Repeats | str = Repeats.KEEP
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "repeats", Repeats(self.repeats))
+        for name in ("threshold", "max_fraction"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ValueError(f"CTCBlankFilter.{name} must be in (0, 1], got {value}")
+
+    def output_length(self, num_frames: int) -> int:
+        return math.ceil(round(num_frames * self.max_fraction, 6))  # 0.07 * 100 is a little more than 7
+
+    def __call__(self, frames: EncoderOutput) -> EncoderOutput:
+        logits = frames.ctc_logits
+        if logits is None:
+            raise ValueError(
+                "CTCBlankFilter needs CTC scores, but the frames have none: "
+                "give the speech encoder a CTC head, or use another reducer"
+            )
+        blank = logits.shape[-1] - 1
+        posterior = jnp.where(frames.mask, jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., blank], 2.0)
+        keep = posterior <= self.threshold
+        if self.repeats is Repeats.FIRST:
+            best = jnp.argmax(logits, axis=-1)
+            keep &= starts_run(best) | (best == blank)
+        least_blank = jnp.arange(keep.shape[1]) == jnp.argmin(posterior, axis=1, keepdims=True)
+        keep |= least_blank & ~keep.any(axis=1, keepdims=True)
+        return keep_frames(frames, keep, length=self.output_length(keep.shape[1]))
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,0 +1,94 @@
+"""The composition: frozen speech encoder, frame reducer, trained adapter, frozen language model (arXiv 2310.00230)."""
+
+import enum
+from collections.abc import Collection
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from slm_jax.layers.masks import concatenate_left
+from slm_jax.models.interfaces import Adapter, DecodeCache, EncoderOutput, FrameReducer, LanguageModel, SpeechEncoder
+from slm_jax.typing import Array, Batch, Bool, Float, Int
+
+
+class PrefixOrder(enum.Enum):
+    """What comes first in the language model's prefix."""
+
+    SPEECH_FIRST = "speech_first"
+    INSTRUCTION_FIRST = "instruction_first"
+
+
+class SpeechLanguageModel(nn.Module):
+    """One model for speech, text, and instructions about either.
+
+    Parameters are keyed `speech_encoder`, `adapter` and `lm`; a part that a batch never uses gets none.
+
+    Attributes:
+      lm: the language model.
+      speech_encoder: waveforms to frames; None in a model of text or of cached features.
+      reducer: fewer frames; None keeps all.
+      adapter: frames to the language model's width.
+      order: whether speech or instruction comes first in the prefix.
+    """
+
+    lm: LanguageModel
+    speech_encoder: SpeechEncoder | None = None
+    reducer: FrameReducer | None = None
+    adapter: Adapter | None = None
+    order: PrefixOrder = PrefixOrder.SPEECH_FIRST
+
+    def encode_speech(self, batch: Batch, *, training: Collection[str] = ()) -> EncoderOutput:
+        """Reduced frames of the batch's speech, before the adapter."""
+        if "speech_embeddings" in batch:
+            return EncoderOutput(batch["speech_embeddings"], batch["speech_mask"])
+        if self.speech_encoder is None:
+            raise ValueError(
+                "The batch has speech, but the model has no speech_encoder: configure one, or cache features."
+            )
+        frames = self.speech_encoder(
+            batch["speech"], batch["speech_length"], deterministic="speech_encoder" not in training
+        )
+        return frames if self.reducer is None else self.reducer(frames)
+
+    def prefix(
+        self, batch: Batch, *, training: Collection[str] = ()
+    ) -> tuple[Float[Array, "B P E"], Bool[Array, "B P"]]:
+        """The language model's prefix: adapted speech and embedded instruction, packed to the left."""
+        tokens = batch["encoder_input_tokens"]
+        instruction, instruction_length = self.lm.embed(tokens), jnp.sum(tokens > 0, axis=1)
+        if "speech" not in batch and "speech_embeddings" not in batch:
+            return instruction, tokens > 0
+        if self.adapter is None:
+            raise ValueError(
+                "The batch has speech, but the model has no adapter: configure SpeechLanguageModel.adapter."
+            )
+        frames = self.encode_speech(batch, training=training)
+        speech = self.adapter(frames.embeddings, frames.mask, deterministic="adapter" not in training)
+        speech, speech_length = speech.astype(instruction.dtype), jnp.sum(frames.mask, axis=1)
+        if self.order is PrefixOrder.INSTRUCTION_FIRST:
+            return concatenate_left(instruction, instruction_length, speech, speech_length)
+        return concatenate_left(speech, speech_length, instruction, instruction_length)
+
+    def __call__(self, batch: Batch, *, training: Collection[str] = ()) -> Float[Array, "B L E"]:
+        """Hidden states over the targets, by teacher forcing.
+
+        Args:
+          batch: see `slm_jax.typing.Batch`.
+          training: names of the components that run in training mode (dropout, SpecAugment); a frozen one never does.
+        """
+        embeddings, mask = self.prefix(batch, training=training)
+        return self.lm(embeddings, mask, batch["decoder_input_tokens"], deterministic="lm" not in training)
+
+    def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
+        return self.lm.logits(hidden)
+
+    def prefill(self, batch: Batch, *, max_decode_length: int) -> DecodeCache:
+        """The cache before the first target token."""
+        embeddings, mask = self.prefix(batch)
+        return self.lm.prefill(embeddings, mask, max_decode_length=max_decode_length)
+
+    def step(
+        self, tokens: Int[Array, "B"], cache: DecodeCache, index: Int[Array, ""]
+    ) -> tuple[Float[Array, "B V"], DecodeCache]:
+        """Logits of the next token; see `LanguageModel.step`."""
+        return self.lm.step(tokens, cache, index)

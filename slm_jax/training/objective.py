@@ -1,0 +1,76 @@
+"""Teacher forcing: the cross-entropy of the language model's next token."""
+
+import dataclasses
+from collections.abc import Collection
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from slm_jax.models.interfaces import LossOutput
+from slm_jax.training.cross_entropy import chunked_cross_entropy
+from slm_jax.typing import Batch, PRNGKey, PyTree
+
+RNG_STREAMS = ("dropout", "specaugment", "discard")
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherForcing:
+    """Sum of token cross-entropies of a speech-and-language model.
+
+    Attributes:
+      model: called as `model(batch, training=...) -> hidden`, with a method `logits(hidden)`.
+      z_loss: weight of log(Z)^2, which keeps the logits from drifting (T5X).
+      label_smoothing: probability mass spread over the vocabulary.
+      chunk_tokens: how many target positions of an example meet the vocabulary at once.
+    """
+
+    model: nn.Module
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    chunk_tokens: int = 128
+
+    def init(self, rng: PRNGKey, batch: Batch) -> PyTree:
+        """Random boxed parameters of every component that the batch uses."""
+
+        def forward(model: nn.Module, batch: Batch) -> jax.Array:
+            return model.logits(model(batch))
+
+        keys = dict(zip(("params", *RNG_STREAMS), jax.random.split(rng, 1 + len(RNG_STREAMS)), strict=True))
+        return self.model.init(keys, batch, method=forward)["params"]
+
+    def loss(self, params: PyTree, batch: Batch, *, rng: PRNGKey, training: Collection[str] = ()) -> LossOutput:
+        """Sums over the batch's target tokens."""
+        keys = dict(zip(RNG_STREAMS, jax.random.split(rng, len(RNG_STREAMS)), strict=True)) if training else {}
+        hidden = self.model.apply({"params": params}, batch, training=training, rngs=keys)
+
+        def logits(head: PyTree, hidden: jax.Array) -> jax.Array:
+            return self.model.apply({"params": {"lm": head}}, hidden, method="logits")
+
+        loss, sums = chunked_cross_entropy(
+            logits,
+            params["lm"],
+            hidden,
+            batch["decoder_target_tokens"],
+            batch["decoder_loss_weights"],
+            z_loss=self.z_loss,
+            label_smoothing=self.label_smoothing,
+            chunk_tokens=self.chunk_tokens,
+        )
+        metrics = {"nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight)}
+        return LossOutput(loss=loss, weight=sums.weight, metrics=metrics)
+
+
+def shuffle_speech(batch: Batch) -> Batch:
+    """The batch with every utterance given to its neighbour: what a model that listens must suffer from."""
+    keys = ("speech", "speech_length", "speech_embeddings", "speech_mask")
+    return {name: jnp.roll(value, 1, axis=0) if name in keys else value for name, value in batch.items()}
+
+
+def remove_speech(batch: Batch) -> Batch:
+    """The batch with no speech frames at all: what the language model can guess from the instruction."""
+    batch = dict(batch)
+    for name in ("speech_length", "speech_mask"):
+        if name in batch:
+            batch[name] = jnp.zeros_like(batch[name])
+    return batch

@@ -1,0 +1,379 @@
+"""A training run from configuration to bundle: shapes, parameters, loop, checkpoints, evaluations."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from slm_jax import trees
+from slm_jax.models.interfaces import LossOutput, Objective
+from slm_jax.training import bundle, checkpoints, freezing, partitioning, restore
+from slm_jax.training.loop import HostBatch, Loop, Periodic
+from slm_jax.training.objective import remove_speech, shuffle_speech
+from slm_jax.training.run_log import RunLog
+from slm_jax.training.state import TrainState
+from slm_jax.training.step import EvalStep, TrainStep
+from slm_jax.typing import DTypeLike, PyTree
+
+VARIANTS = {"true": lambda batch: batch, "shuffled": shuffle_speech, "none": remove_speech}
+"""Versions of an evaluation batch by how much speech there is to listen to."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """An iterator of host batches that knows how many it has given."""
+
+    position: int
+
+    def __iter__(self) -> Iterator[HostBatch]: ...
+
+    def __next__(self) -> HostBatch: ...
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    """A decoded evaluation: `predict` gives a jitted function, `run` scores a split with it."""
+
+    def predict(self, model: nn.Module) -> Callable[..., jax.Array]: ...
+
+    def run(self, predict: Callable[..., jax.Array], params: PyTree, *, shard: Callable) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """Where a run's settings came from, kept with what it leaves behind.
+
+    Attributes:
+      text: gives the operative configuration, for config.gin.
+      gin_files: of the command line.
+      gin_bindings: of the command line.
+    """
+
+    text: Callable[[], str] = str
+    gin_files: Sequence[str] = ()
+    gin_bindings: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a finished run has to tell.
+
+    Attributes:
+      model_dir: where everything was written.
+      counts: parameters by component, see `freezing.count_parameters`.
+      before: evaluated before training, by name (only those asked for).
+      after: evaluated after training, by name.
+      listening: loss a token with true, shuffled and no speech, after training.
+      seconds: wall time of the run in this process.
+    """
+
+    model_dir: pathlib.Path
+    counts: Mapping[str, Any]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    listening: Mapping[str, float]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training run.
+
+    Attributes:
+      model_dir: checkpoints, logs and the bundle; a run that finds its own checkpoints here goes on from them.
+      objective: what is minimised.
+      optimizer: of the trainable parameters.
+      train_batches: called with (seed=, skip_batches=), gives batches for ever.
+      batch_shapes: shapes of one batch, to know the parameters' shapes without reading data.
+      train_steps: updates in all, those before a restart included.
+      trainable: patterns of the parameters that are trained; all others are frozen.
+      mesh: devices, see `partitioning.make_mesh`.
+      sources: where frozen components come from, by name ('shipped', a folder or a .safetensors file).
+      initial_checkpoint: a bundle or MODEL_DIR whose trained parameters this run starts from.
+      allow_random: frozen components that may stay random; for tests of speed and shape only.
+      identity: fingerprints of what is no parameter (vocabulary, front end); kept in the bundle.
+      prompts: prompt templates by name, kept in the bundle.
+      frozen_dtype: the type frozen parameters are held in.
+      seed: of parameters, data order and dropout.
+      num_microbatches: pieces of a batch, one after the other, to save memory.
+      log_period: steps between two rows of the log.
+      checkpoint_period: steps between two checkpoints; 0 for one at the end.
+      keep_checkpoints: how many of the latest stay.
+      listening_batches: called without arguments, gives the batches of the teacher-forced evaluation; None for none.
+      listening_period: steps between two of them; 0 for one at the end.
+      evaluations: decoded evaluations after the last step, by name.
+      evaluations_before: names of those that are also done before the first step.
+      decode_period: steps between decoded evaluations on the way; 0 for none on the way.
+      prepare: called before data are read, such as to make a dataset; None for nothing.
+      report: told the result of a finished run; None for nothing.
+    """
+
+    model_dir: str
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    train_batches: Callable[..., Batches]
+    batch_shapes: Mapping[str, jax.ShapeDtypeStruct]
+    train_steps: int
+    trainable: Sequence[str] = freezing.TRAINABLE
+    mesh: jax.sharding.Mesh | None = None
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    initial_checkpoint: str | None = None
+    allow_random: Sequence[str] = ()
+    identity: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    frozen_dtype: DTypeLike = jnp.float32
+    seed: int = 0
+    num_microbatches: int = 1
+    log_period: int = 50
+    checkpoint_period: int = 0
+    keep_checkpoints: int = 2
+    listening_batches: Callable[..., Batches] | None = None
+    listening_period: int = 0
+    evaluations: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
+    evaluations_before: Sequence[str] = ()
+    decode_period: int = 0
+    prepare: Callable[[], None] | None = None
+    report: Callable[[RunResult], None] | None = None
+
+    def boxed_shapes(self) -> PyTree:
+        """Shapes of all parameters in their boxes of axis names; nothing is allocated."""
+        shapes = jax.eval_shape(self.objective.init, jax.random.key(0), self.batch_shapes)
+        trees.check_coverage(trees.flatten(nn.unbox(shapes)), self.trainable)
+        return shapes
+
+    def shapes(self) -> PyTree:
+        """Shapes and types of all parameters as this run holds them."""
+        trained, frozen = trees.partition(nn.unbox(self.boxed_shapes()), self.trainable)
+        frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.frozen_dtype), frozen)
+        return trees.combine(trained, frozen)
+
+    def describe(self) -> str:
+        """The parameter table; its last line is a JSON object with `trainable`, `frozen` and `components`."""
+        shapes = self.shapes()
+        counts = freezing.count_parameters(shapes, self.trainable)
+        return freezing.parameter_table(shapes, self.trainable) + json.dumps(counts)
+
+    def run(self, configuration: Configuration = Configuration()) -> RunResult:  # noqa: B008
+        """Trains to the end, or raises; see the module's parts for what may go wrong."""
+        return _Run(self, configuration).execute()
+
+
+class _Run:
+    """The running state of a Training: what is opened, compiled and loaded once."""
+
+    def __init__(self, training: Training, configuration: Configuration) -> None:
+        self.training = training
+        self.configuration = configuration
+        self.start = time.monotonic()
+        self.model_dir = pathlib.Path(training.model_dir).expanduser()
+        self.model_dir.mkdir(parents=True, exist_ok=True)
+        self.log = RunLog(self.model_dir, total_steps=training.train_steps, primary=jax.process_index() == 0)
+        mesh = partitioning.make_mesh() if training.mesh is None else training.mesh
+        self.partitioner = partitioning.Partitioner(mesh, trainable=training.trainable)
+        self.boxed = training.boxed_shapes()
+        self.shardings = self.partitioner.shardings(self.boxed)
+        self.components = freezing.trainable_components(training.trainable, trees.flatten(nn.unbox(self.boxed)))
+        self.checkpoints = checkpoints.Checkpoints(self.model_dir / checkpoints.FOLDER, keep=training.keep_checkpoints)
+        self.predict = {name: evaluation.predict(self.model) for name, evaluation in training.evaluations.items()}
+        self.evaluate_step = jax.jit(EvalStep(objective=training.objective, variants=VARIANTS))
+
+    @property
+    def model(self) -> nn.Module:
+        return self.training.objective.model
+
+    def execute(self) -> RunResult:
+        training = self.training
+        (self.model_dir / "model-info.txt").write_text(training.describe() + "\n")
+        (self.model_dir / bundle.CONFIG).write_text(self.configuration.text())
+        self.log.say(freezing.parameter_table(training.shapes(), training.trainable))
+        if training.prepare is not None and jax.process_index() == 0:
+            training.prepare()
+        # Outside the mesh's context: in it, flax constrains every parameter that is unboxed by the frozen rules.
+        state, frozen, position = self.restore()
+        with self.partitioner.context():
+            first = int(state.step) == 0
+            before = {name: self.decode(name, state, frozen) for name in training.evaluations_before} if first else {}
+            batches = training.train_batches(seed=training.seed, skip_batches=position)
+            state = self.loop(frozen, batches).run(state, frozen, batches, jax.random.key(training.seed))
+            self.checkpoints.close()
+            listening = self.listen(state, frozen)
+            after = {name: self.decode(name, state, frozen) for name in training.evaluations}
+            self.write_bundle(state, after)
+        result = RunResult(
+            model_dir=self.model_dir,
+            counts=freezing.count_parameters(training.shapes(), training.trainable),
+            before=before,
+            after=after,
+            listening=listening,
+            seconds=time.monotonic() - self.start,
+        )
+        if training.report is not None:
+            training.report(result)
+        self.log.close()
+        return result
+
+    def restore(self) -> tuple[TrainState, PyTree, int]:
+        """State, frozen parameters and data position: from this run's checkpoint, else from where they start."""
+        training = self.training
+        saved = self.saved()
+        initial = None
+        if training.initial_checkpoint is not None:
+            initial = restore.read_initial(training.initial_checkpoint)
+        own = None if saved is None else restore.Supply(f"this run's step {saved.step}", saved.trainable)
+        assembled = restore.assemble_parameters(
+            training.shapes(),
+            trainable_patterns=training.trainable,
+            sources=training.sources,
+            checkpoint=own,
+            initial=initial,
+            init_fn=restore.initialiser(self.initial_parameters),
+            allow_random=training.allow_random,
+        )
+        self.log.say(assembled.report.table())
+        self.fingerprints = dict(training.identity) | restore.frozen_fingerprints(
+            assembled.parameters, trainable_patterns=training.trainable
+        )
+        if saved is not None:
+            bundle.check_compatible(bundle.BundleManifest.from_json(saved.manifest), self.fingerprints)
+        if initial is not None:
+            restore.check_initial(initial, assembled, identity=training.identity)
+        trained, frozen = trees.partition(jax.device_put(assembled.parameters, self.shardings), training.trainable)
+        if saved is None:
+            return self.fresh_state(trained), frozen, 0
+        state = TrainState(step=jnp.asarray(saved.step, jnp.int32), trainable=trained, opt_state=saved.optimizer)
+        return jax.device_put(state, self.state_shardings(trained)), frozen, int(saved.data_position["batches"])
+
+    def initial_parameters(self) -> PyTree:
+        """Random parameters of the whole model; called inside jit, where what is not used costs nothing."""
+        one = {name: jnp.zeros((1, *spec.shape[1:]), spec.dtype) for name, spec in self.training.batch_shapes.items()}
+        return self.training.objective.init(jax.random.key(self.training.seed), one)
+
+    def saved(self) -> checkpoints.Checkpoint | None:
+        """This run's latest checkpoint, on the devices; None if it has none."""
+        if not self.checkpoints.steps():
+            return None
+        trained, _ = trees.partition(self.training.shapes(), self.training.trainable)
+        state = jax.eval_shape(lambda params: TrainState.create(params, self.training.optimizer), trained)
+        template = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            state,
+            self.state_shardings(trained),
+        )
+        return self.checkpoints.restore(trainable=template.trainable, optimizer=template.opt_state)
+
+    def state_shardings(self, trained: PyTree) -> TrainState:
+        shardings, _ = trees.partition(self.shardings, self.training.trainable)
+        moments = self.partitioner.optimizer_shardings(self.training.optimizer, trained, shardings)
+        return TrainState(step=self.partitioner.replicated, trainable=shardings, opt_state=moments)
+
+    def fresh_state(self, trained: PyTree) -> TrainState:
+        create = jax.jit(
+            lambda params: TrainState.create(params, self.training.optimizer),
+            out_shardings=self.state_shardings(trained),
+        )
+        return create(trained)
+
+    def loop(self, frozen: PyTree, batches: Batches) -> Loop:
+        training = self.training
+        step = TrainStep(
+            objective=training.objective,
+            optimizer=training.optimizer,
+            training=self.components,
+            num_microbatches=training.num_microbatches,
+        )
+
+        def save(state: TrainState) -> None:
+            self.save(state, batches.position)
+
+        periodic = [
+            Periodic(training.checkpoint_period, save),
+            Periodic(training.listening_period, lambda state: self.listen(state, frozen), at_end=False),
+            Periodic(training.decode_period, lambda state: self.decode_all(state, frozen), at_end=False),
+        ]
+
+        def save_and_wait(state: TrainState) -> None:
+            if int(state.step) not in self.checkpoints.steps():
+                save(state)
+            self.checkpoints.close()
+
+        return Loop(
+            step=jax.jit(step, donate_argnums=0),
+            shard=self.partitioner.shard_batch,
+            log=self.log,
+            train_steps=training.train_steps,
+            log_period=training.log_period,
+            periodic=periodic,
+            save=save_and_wait,
+        )
+
+    def save(self, state: TrainState, position: int) -> None:
+        checkpoint = checkpoints.Checkpoint(
+            step=int(state.step),
+            trainable=state.trainable,
+            optimizer=state.opt_state,
+            seed=self.training.seed,
+            data_position={"batches": position},
+            manifest=self.manifest(int(state.step), {}).to_json(),
+        )
+        self.checkpoints.save(checkpoint)
+
+    def manifest(self, step: int, metrics: Mapping[str, float]) -> bundle.BundleManifest:
+        return bundle.BundleManifest(
+            fingerprints=self.fingerprints,
+            trainable_patterns=tuple(self.training.trainable),
+            step=step,
+            prompt_templates=dict(self.training.prompts),
+            metrics=dict(metrics),
+            gin_files=tuple(self.configuration.gin_files),
+            gin_bindings=tuple(self.configuration.gin_bindings),
+        )
+
+    def listen(self, state: TrainState, frozen: PyTree) -> dict[str, float]:
+        """Loss a token with true, shuffled and no speech over the listening batches; {} if there are none."""
+        if self.training.listening_batches is None:
+            return {}
+        total: dict[str, LossOutput] | None = None
+        for batch in self.training.listening_batches():
+            batch = self.partitioner.shard_batch(batch)
+            output = self.evaluate_step(state.trainable, frozen, batch, jax.random.key(0))
+            total = output if total is None else jax.tree.map(jnp.add, total, output)
+        losses = {f"loss_{name}_audio": float(sums.loss / sums.weight) for name, sums in (total or {}).items()}
+        self.log.write(int(state.step), losses, kind="eval")
+        told = ", ".join(f"{name.split('_')[1]} audio {loss:.4f}" for name, loss in losses.items())
+        self.log.say(f"loss a token on held-out speech: {told}")
+        return losses
+
+    def decode(self, name: str, state: TrainState, frozen: PyTree) -> Any:
+        """Scores of one decoded evaluation, logged, with its predictions in MODEL_DIR/predictions."""
+        params = trees.combine(state.trainable, frozen)
+        step = int(state.step)
+        evaluated = self.training.evaluations[name].run(self.predict[name], params, shard=self.partitioner.shard_batch)
+        self.log.write(step, {f"{name}/{metric}": value for metric, value in evaluated.scores.items()}, kind="eval")
+        told = ", ".join(f"{metric} {value:.2f}" for metric, value in evaluated.scores.items())
+        self.log.say(f"{name} after {step} steps: {told}")
+        folder = self.model_dir / "predictions"
+        folder.mkdir(exist_ok=True)
+        lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in evaluated.predictions]
+        (folder / f"{name}-{step}.jsonl").write_text("\n".join(lines) + "\n")
+        return evaluated
+
+    def decode_all(self, state: TrainState, frozen: PyTree) -> None:
+        for name in self.training.evaluations:
+            self.decode(name, state, frozen)
+
+    def write_bundle(self, state: TrainState, after: Mapping[str, Any]) -> None:
+        metrics = {f"{name}/{metric}": v for name, e in after.items() for metric, v in e.scores.items()}
+        trained = jax.tree.map(np.asarray, jax.device_get(state.trainable))
+        manifest = self.manifest(int(state.step), metrics)
+        folder = self.model_dir / bundle.FOLDER
+        (self.model_dir / bundle.CONFIG).write_text(self.configuration.text())
+        bundle.save_bundle(bundle.Bundle(trained, manifest, self.configuration.text()), directory=folder)
+        self.log.say(f"bundle written to {folder}")

@@ -1,0 +1,103 @@
+"""What a run tells while it trains: TensorBoard events, metrics.jsonl, and one line of progress."""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from clu import metric_writers
+from rich.console import Console
+
+SAMPLE_RATE = 16_000
+
+
+class Throughput:
+    """Counts what went through since the last time it was asked."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.start, self.steps, self.samples, self.slots = time.monotonic(), 0, 0, 0
+
+    def add(self, batch: Mapping[str, np.ndarray]) -> None:
+        self.steps += 1
+        if "speech" in batch:
+            self.samples += int(np.sum(batch["speech_length"]))
+            self.slots += batch["speech"].size
+
+    def read(self) -> dict[str, float]:
+        """Rates since the last reset; `padding` is the share of speech samples that are padding."""
+        seconds = max(time.monotonic() - self.start, 1e-9)
+        rates = {"steps_per_second": self.steps / seconds}
+        if self.slots:
+            rates["audio_seconds_per_second"] = self.samples / SAMPLE_RATE / seconds
+            rates["padding"] = 1 - self.samples / self.slots
+        self.reset()
+        return rates
+
+
+class RunLog:
+    """Writes scalars to MODEL_DIR and a progress line to the terminal.
+
+    Args:
+      model_dir: where `metrics.jsonl` and TensorBoard events go.
+      total_steps: for the time left.
+      primary: only the primary host writes and prints.
+    """
+
+    def __init__(self, model_dir: pathlib.Path, *, total_steps: int, primary: bool = True) -> None:
+        self.console = Console(stderr=True, quiet=not primary, highlight=False)
+        self.total_steps = total_steps
+        self.path = model_dir / "metrics.jsonl"
+        self.primary = primary
+        self.writer = metric_writers.SummaryWriter(str(model_dir)) if primary else None
+
+    def write(self, step: int, scalars: Mapping[str, Any], *, kind: str) -> None:
+        """One row in metrics.jsonl, one scalar each in TensorBoard, named kind/name."""
+        values = {name: float(value) for name, value in scalars.items()}
+        if self.writer is None:
+            return
+        self.writer.write_scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+
+    def progress(self, step: int, scalars: Mapping[str, float]) -> None:
+        """The line a person watches: loss, norms, speed, padding, time left."""
+        rate = scalars.get("steps_per_second", math.nan)
+        parts = [f"step {step:>6}/{self.total_steps}", f"loss {scalars['loss']:.4f}"]
+        if "accuracy" in scalars:
+            parts.append(f"accuracy {scalars['accuracy']:.3f}")
+        parts.append(f"gradient {scalars['gradient_norm']:.2f}")
+        parts.append(f"{rate:.2f} steps/s")
+        if "audio_seconds_per_second" in scalars:
+            parts.append(f"{scalars['audio_seconds_per_second']:.0f} s audio/s")
+            parts.append(f"padding {scalars['padding']:.0%}")
+        if rate > 0:
+            parts.append(f"{format_seconds((self.total_steps - step) / rate)} left")
+        self.say("  ".join(parts))
+
+    def say(self, message: str) -> None:
+        """A line for the person at the terminal."""
+        self.console.print(message, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def format_seconds(seconds: float) -> str:
+    """75 -> 1:15, 3700 -> 1:01:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def read_metrics(model_dir: pathlib.Path, kind: str) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl of one kind; where a resumed run wrote a step again, the later row counts."""
+    rows = [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
+    by_step = {row["step"]: row for row in rows if row["kind"] == kind}
+    return [by_step[step] for step in sorted(by_step)]

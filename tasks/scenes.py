@@ -1,0 +1,153 @@
+"""Tasks and mixtures over the spoken scenes (see `slm_jax.tasks.spoken_scenes`).
+
+One task for each family of instructions, named after the configuration of the dataset and the family:
+
+    scenes_<config>_<family>                    speech, then the instruction; config is quickstart, full or tiny
+    scenes_text_<family>                        the transcript in place of speech, from the text configuration
+    scenes_tiny_text_<family>                   the same from the tiny configuration
+    <any of these>_unseen_wording               with a wording of the instruction that is never trained on
+    scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
+
+and the mixtures
+
+    scenes_quickstart, scenes_tiny              transcribe and translate_de
+    scenes_full                                 transcribe, translate_de and translate_es
+    scenes_ctc                                  transcribe, for a CTC head: the whole of `full`
+    scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
+
+Importing this module registers them all and reads nothing. Splits are train, validation and test.
+"""
+
+import functools
+import itertools
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from slm_jax.data import preprocessors
+from slm_jax.data.preprocessors import Example, Seed, Wording
+from slm_jax.data.prompts import PromptTemplate
+from slm_jax.data.sources import TfdsSource
+from slm_jax.data.vocabularies import SCENES_MODEL, SCENES_SENTINELS
+from slm_jax.tasks.registration import Form, TaskDefinition, metrics_for, register
+from slm_jax.tasks.spoken_scenes import names as names_lib
+from slm_jax.tasks.spoken_scenes.builder import SpokenScenes
+from slm_jax.tasks.spoken_scenes.families import FAMILIES, Family
+
+SPLITS = {"train": "train", "validation": "validation", "test": "test"}
+SPEECH_CONFIGS = ("quickstart", "full", "tiny")
+TEXT_CONFIGS = ("text", "tiny")
+TRAINED_WORDINGS = 5
+"""Each family has more wordings than these; the rest is kept for evaluation."""
+
+NAMES_IN_LIST = 8
+"""How many names the instruction of the bias family lists, the spoken one among them if there is one."""
+
+SPEECH_MIXTURES = {
+    "quickstart": ("transcribe", "translate_de"),
+    "tiny": ("transcribe", "translate_de"),
+    "full": ("transcribe", "translate_de", "translate_es"),
+}
+TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}
+"""Shares in the text mixtures; 1 for families that are not listed."""
+
+# Lazy: the file is opened when a task is used.
+VOCABULARY = seqio.SentencePieceVocabulary(str(SCENES_MODEL), extra_ids=SCENES_SENTINELS)
+
+
+def template_of(family: Family) -> PromptTemplate:
+    """A family's wordings, trained and unseen."""
+    return PromptTemplate(
+        kind=family.name, trained=family.prompts[:TRAINED_WORDINGS], unseen=family.prompts[TRAINED_WORDINGS:]
+    )
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def draw_names(example: Example, *, seed: Seed) -> Example:
+    """`names`: a list with the spoken name, if there is one, among others of the split's inventory.
+
+    Training draws another list in every epoch; elsewhere the example's id decides.
+    """
+
+    def draw(name: bytes, training: np.int32, seed: np.int64) -> bytes:
+        inventory = names_lib.TRAIN_NAMES if training else names_lib.HELD_OUT_NAMES
+        return " ".join(
+            names_lib.name_list(name.decode(), inventory=inventory, size=NAMES_IN_LIST, seed=int(seed))
+        ).encode()
+
+    fixed = tf.strings.to_hash_bucket_fast(example["id"], 2**31 - 1)
+    chosen = tf.where(tf.equal(example["training"], 1), tf.cast(seed[0], tf.int64), fixed)
+    drawn = tf.numpy_function(draw, [example["name"], example["training"], chosen], tf.string)
+    return example | {"names": tf.ensure_shape(drawn, [])}
+
+
+def task_name(config: str, family: str, *, form: Form = Form.SPEECH, wording: Wording = Wording.TRAINED) -> str:
+    """Name of a task; see the module."""
+    text = "" if form is Form.SPEECH or config == "text" else "text_"
+    return f"scenes_{config}_{text}{family}" + ("_unseen_wording" if wording is Wording.UNSEEN else "")
+
+
+def _source(config: str) -> TfdsSource:
+    command = f"python -m slm_jax.tasks.spoken_scenes.prepare --config={config}"
+    return TfdsSource(f"spoken_scenes/{config}:{SpokenScenes.VERSION}", splits=SPLITS, prepare_command=command)
+
+
+def _register_family(family: Family, config: str, *, form: Form, wording: Wording) -> None:
+    names = {name: name for name in ("question", "name", "id", "training")}
+    names |= {"transcript": "text", "targets": family.feature}
+    names |= {"speech": "speech"} if form is Form.SPEECH else {}
+    template = template_of(family)
+    decode = [functools.partial(preprocessors.rename_features, names=names)]
+    decode += [preprocessors.speech_from_integers] if form is Form.SPEECH else []
+    register(
+        TaskDefinition(
+            name=task_name(config, family.name, form=form, wording=wording),
+            source=_source(config),
+            decode=tuple(decode),
+            before_prompt=(draw_names,) if "names" in template.fields else (),
+            template=template,
+            vocabulary=VOCABULARY,
+            form=form,
+            wording=wording,
+            metric_fns=metrics_for(family.name),
+        )
+    )
+
+
+def _register_span_corruption(config: str) -> None:
+    names = {"transcript": "text", "training": "training"}
+    register(
+        TaskDefinition(
+            name=task_name(config, "span_corruption", form=Form.SPAN_CORRUPTION),
+            source=_source(config),
+            decode=(functools.partial(preprocessors.rename_features, names=names),),
+            vocabulary=VOCABULARY,
+            form=Form.SPAN_CORRUPTION,
+            metric_fns=(),
+        )
+    )
+
+
+def _register_tasks() -> None:
+    for family, wording in itertools.product(FAMILIES, (Wording.TRAINED, Wording.UNSEEN)):
+        for config in SPEECH_CONFIGS:
+            _register_family(family, config, form=Form.SPEECH, wording=wording)
+        for config in TEXT_CONFIGS:
+            _register_family(family, config, form=Form.TEXT, wording=wording)
+    for config in TEXT_CONFIGS:
+        _register_span_corruption(config)
+
+
+def _register_mixtures() -> None:
+    for config, families in SPEECH_MIXTURES.items():
+        seqio.MixtureRegistry.add(f"scenes_{config}", [task_name(config, name) for name in families], default_rate=1.0)
+    seqio.MixtureRegistry.add("scenes_ctc", [task_name("full", "transcribe")], default_rate=1.0)
+    for config in TEXT_CONFIGS:
+        kinds = [family.name for family in FAMILIES] + ["span_corruption"]
+        tasks = [(task_name(config, kind, form=Form.TEXT), TEXT_RATES.get(kind, 1.0)) for kind in kinds]
+        seqio.MixtureRegistry.add(task_name(config, "all", form=Form.TEXT), tasks)
+
+
+_register_tasks()
+_register_mixtures()

@@ -1,0 +1,120 @@
+"""Examples of the dataset, made one by one or by several processes. Needs no tensorflow."""
+
+import dataclasses
+import itertools
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import numpy as np
+
+from slm_jax.tasks.spoken_scenes import english, families, voices
+from slm_jax.tasks.spoken_scenes.corpus import Split, sentences
+from slm_jax.tasks.spoken_scenes.grammar import Scene
+
+MAX_SECONDS = 6.5
+"""Longer utterances are left out, and the next sentence takes their place."""
+
+Example = dict[str, Any]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_CHUNK = 16
+_PICO_SHARE = 0.6
+_JOBS_A_WORKER = 4
+_SPLIT_SEEDS = {Split.TRAIN: 0, Split.VALIDATION: 1, Split.TEST: 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """A sentence to be spoken: the number of the draw in its split decides voice and variation."""
+
+    split: Split
+    number: int
+    scene: Scene
+
+
+def spoken_form(scene: Scene) -> str:
+    """The sentence as a synthesizer reads it best: with capitals and a full stop."""
+    words = english.realise(scene).split()
+    capital = [word.capitalize() if word in (scene.name, "i", "monday", "sunday") else word for word in words]
+    return " ".join([capital[0].capitalize(), *capital[1:]]) + "."
+
+
+def _conditions(split: Split, rng: np.random.Generator) -> tuple[voices.Voice, voices.Variation]:
+    if split is Split.TEST:
+        return voices.HELD_OUT_VOICE, voices.draw_light_variation(rng)
+    voice = voices.PICO_US if rng.random() < _PICO_SHARE else voices.HIBARI  # Pico is the faster one
+    return voice, voices.draw_variation(rng, voice=voice)
+
+
+def speech_example(utterance: Utterance) -> Example | None:
+    """Speaks an utterance; None if it lasts longer than MAX_SECONDS."""
+    rng = np.random.default_rng((_SPLIT_SEEDS[utterance.split], utterance.number))
+    voice, variation = _conditions(utterance.split, rng)
+    seed = int(rng.integers(2**31))
+    speech = voices.render(spoken_form(utterance.scene), voice=voice, variation=variation, seed=seed)
+    if len(speech) > MAX_SECONDS * voices.SAMPLE_RATE:
+        return None
+    audio = {"speech": voices.to_int16(speech), "voice": voice.name, "speed": np.float32(variation.speed)}
+    return {**families.targets(utterance.scene), **audio}
+
+
+def text_example(utterance: Utterance) -> Example:
+    """The texts of an utterance, without speech."""
+    return families.targets(utterance.scene)
+
+
+def _speak_chunk(chunk: tuple[Utterance, ...]) -> list[Example | None]:
+    return [speech_example(utterance) for utterance in chunk]
+
+
+def bounded_map(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:
+    """Maps in order over jobs, of which there may be endlessly many, holding few of them at a time.
+
+    Args:
+      function: a function of a module (other processes import it).
+      jobs: its arguments.
+      workers: processes; 0 computes in this one.
+
+    Raises:
+      RuntimeError: if a worker dies.
+    """
+    if workers == 0:
+        yield from map(function, jobs)
+        return
+    # Spawned, not forked: a fork of a process that runs tensorflow's threads may hang.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pending: deque[Future[Result]] = deque()
+    try:
+        for job in jobs:
+            pending.append(pool.submit(function, job))
+            if len(pending) >= _JOBS_A_WORKER * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a speech worker died. In a script, call download_and_prepare under `if __name__ == '__main__':` (workers "
+            "import the script anew); if memory ran out, set fewer `workers` in the config"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def examples(split: Split, *, size: int, speech: bool, workers: int) -> Iterator[tuple[str, Example]]:
+    """`size` distinct examples of a split, each with its id; the same whatever the number of workers."""
+    stream = (Utterance(split, number, scene) for number, (_, scene) in enumerate(sentences(split)))
+    if speech:
+        spoken = itertools.chain.from_iterable(
+            bounded_map(_speak_chunk, zip(*[stream] * _CHUNK, strict=False), workers=workers)
+        )
+        made = (example for example in spoken if example is not None)
+    else:
+        made = map(text_example, stream)
+    for index, example in enumerate(itertools.islice(made, size)):
+        key = f"{split.value}-{index:06d}"
+        yield key, {**example, "id": key}

@@ -1,0 +1,53 @@
+"""The drawings in slm_jax/layers/masks.py, repeated."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from slm_jax.layers import masks
+
+
+def drawing(text):
+    return np.array([[int(cell) for cell in row.split()] for row in text.strip().splitlines()], bool)
+
+
+def test_length_mask():
+    np.testing.assert_array_equal(masks.length_mask(jnp.array([2, 0]), 3), drawing("1 1 0\n0 0 0"))
+
+
+def test_causal_mask():
+    np.testing.assert_array_equal(masks.causal_mask(3)[0], drawing("1 0 0\n1 1 0\n1 1 1"))
+
+
+def test_key_mask():
+    np.testing.assert_array_equal(masks.key_mask(jnp.array([[True, True, False]]))[0], drawing("1 1 0"))
+
+
+def test_chunk_mask():
+    expected = """
+    1 1 0 0 0
+    1 1 0 0 0
+    0 0 1 1 0
+    0 0 1 1 0
+    0 0 0 0 1
+    """
+    np.testing.assert_array_equal(masks.chunk_mask(5, 2)[0], drawing(expected))
+
+
+def test_prefix_mask():
+    expected = """
+    1 1 0 0 0
+    1 1 0 0 0
+    1 1 0 0 0
+    1 1 0 1 0
+    1 1 0 1 1
+    """
+    np.testing.assert_array_equal(masks.prefix_mask(jnp.array([[True, True, False]]), 2)[0], drawing(expected))
+
+
+def test_concatenate_left_closes_the_gap_whatever_the_padding_holds():
+    a, b, x, y, junk = (jnp.full((2,), value) for value in (1.0, 2.0, 3.0, 4.0, jnp.nan))
+    first = jnp.stack([jnp.stack([a, b, junk]), jnp.stack([a, junk, junk])])
+    second = jnp.stack([jnp.stack([x, y, junk]), jnp.stack([junk, junk, junk])])
+    joined, mask = masks.concatenate_left(first, jnp.array([2, 1]), second, jnp.array([2, 0]))
+    np.testing.assert_array_equal(joined[..., 0], [[1, 2, 3, 4, 0, 0], [1, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(mask, drawing("1 1 1 1 0 0\n1 0 0 0 0 0"))

@@ -1,0 +1,123 @@
+"""The composition: what it reads, what it ignores, and decoding against teacher forcing."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slm_jax.audio.log_mel import LogMel
+from slm_jax.models.adapter import TransformerAdapter
+from slm_jax.models.conformer import Conformer
+from slm_jax.models.reducers import Stacking
+from slm_jax.models.slm import PrefixOrder, SpeechLanguageModel
+from slm_jax.models.t5 import T5
+
+LM = dict(vocab_size=20, width=16, ff_width=16, num_encoder_layers=1, num_decoder_layers=1, num_heads=2, head_dim=8)
+ENCODER = dict(num_layers=1, width=16, num_heads=2, subsampling_channels=(4, 4), front_end=LogMel(num_mels=8))
+ADAPTER = dict(features=16, num_heads=2, head_dim=8, ff_width=16)
+
+
+def build(**changes):
+    parts = dict(
+        speech_encoder=Conformer(**ENCODER),
+        reducer=Stacking(factor=2),
+        adapter=TransformerAdapter(**ADAPTER),
+        lm=T5(**LM),
+    )
+    return SpeechLanguageModel(**(parts | changes))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    lengths = np.array([4000, 2500, 3200])
+    speech = rng.normal(size=(3, 4800)) * (np.arange(4800) < lengths[:, None])
+    targets = np.array([[5, 6, 7, 1], [8, 1, 0, 0], [9, 4, 1, 0]])
+    return {
+        "speech": jnp.asarray(speech, jnp.float32),
+        "speech_length": jnp.asarray(lengths),
+        "encoder_input_tokens": jnp.array([[3, 1, 0], [4, 5, 1], [1, 0, 0]]),
+        "decoder_target_tokens": jnp.asarray(targets),
+        "decoder_input_tokens": jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_loss_weights": jnp.asarray(targets > 0, jnp.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def params(batch):
+    return nn.unbox(jax.jit(build().init)(jax.random.key(0), batch))["params"]
+
+
+@pytest.fixture(scope="module")
+def forward():
+    model = build()
+    return jax.jit(lambda params, batch: model.apply({"params": params}, batch))
+
+
+@pytest.fixture(scope="module")
+def hidden(params, batch, forward):
+    return forward(params, batch)
+
+
+def test_parameters_are_keyed_by_component(params):
+    assert set(params) == {"speech_encoder", "adapter", "lm"}
+
+
+def test_a_text_batch_needs_the_language_model_only(batch):
+    text = {name: value for name, value in batch.items() if "speech" not in name}
+    assert set(jax.eval_shape(build().init, jax.random.key(0), text)["params"]) == {"lm"}
+
+
+def test_padding_and_batch_change_nothing(params, batch, forward, hidden):
+    past_the_end = jnp.arange(4800) >= batch["speech_length"][:, None]
+    garbage = batch | {"speech": jnp.where(past_the_end, 1e3, batch["speech"])}
+    np.testing.assert_allclose(forward(params, garbage), hidden, atol=1e-4)
+    alone = {name: value[1:2] for name, value in batch.items()}
+    alone["speech"] = alone["speech"][:, :2500]
+    np.testing.assert_allclose(forward(params, alone), hidden[1:2], atol=1e-4)
+
+
+def test_it_listens_and_reads(params, batch, forward, hidden):
+    other = forward(params, batch | {"speech": batch["speech"][::-1], "speech_length": batch["speech_length"][::-1]})
+    assert np.abs(other - hidden)[0].max() > 1e-3
+    np.testing.assert_allclose(other[2:], forward(params, batch | {"speech": batch["speech"][::-1]})[2:] * 0 + other[2:])
+    instructed = forward(params, batch | {"encoder_input_tokens": batch["encoder_input_tokens"].at[0, 0].set(9)})
+    assert np.abs(instructed - hidden)[0].max() > 1e-3
+    np.testing.assert_allclose(instructed[1:], hidden[1:], atol=1e-5)
+
+
+def test_cached_features_give_the_same_as_speech(params, batch, forward, hidden):
+    frames = build().apply({"params": params}, batch, method="encode_speech")
+    cached = {name: value for name, value in batch.items() if not name.startswith("speech")}
+    cached |= {"speech_embeddings": frames.embeddings, "speech_mask": frames.mask}
+    np.testing.assert_allclose(forward(params, cached), hidden, atol=1e-5)
+
+
+def test_order_of_the_prefix(params, batch):
+    def prefix(order):
+        return build(order=order).apply({"params": params}, batch, method="prefix")
+
+    speech_first, mask = prefix(PrefixOrder.SPEECH_FIRST)
+    instruction_first, _ = prefix(PrefixOrder.INSTRUCTION_FIRST)
+    instruction = params["lm"]["token_embedder"]["embedding"][batch["encoder_input_tokens"][0, :2]]
+    end = int(mask[0].sum())
+    np.testing.assert_allclose(speech_first[0, end - 2 : end], instruction, atol=1e-5)
+    np.testing.assert_allclose(instruction_first[0, :2], instruction, atol=1e-5)
+    np.testing.assert_allclose(instruction_first[0, 2:end], speech_first[0, : end - 2], atol=1e-5)
+
+
+def test_decoding_equals_teacher_forcing(params, batch, hidden):
+    model, variables = build(), {"params": params}
+    expected = model.apply(variables, hidden, method="logits")
+    cache = model.apply(variables, batch, max_decode_length=4, method="prefill")
+    step = jax.jit(lambda tokens, cache, index: model.apply(variables, tokens, cache, index, method="step"))
+    for index in range(4):
+        logits, cache = step(batch["decoder_input_tokens"][:, index], cache, jnp.asarray(index))
+        np.testing.assert_allclose(logits, expected[:, index], atol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["speech_encoder", "adapter"])
+def test_speech_without_a_part_that_hears_it_is_an_error(batch, part):
+    with pytest.raises(ValueError, match=f"no {part}"):
+        jax.eval_shape(build(**{part: None}).init, jax.random.key(0), batch)

@@ -1,0 +1,128 @@
+"""The tasks over spoken scenes, on stand-in data with the dataset's features."""
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from slm_jax.data.pipeline import eval_batches, eval_texts, train_batches
+from slm_jax.tasks import scenes
+from slm_jax.tasks.spoken_scenes import families
+from slm_jax.tasks.spoken_scenes.names import HELD_OUT_NAMES, TRAIN_NAMES
+
+LENGTHS = {"speech": 1600, "inputs": 96, "targets": 64}
+COUNT = 6
+
+
+def as_dataset(self: tfds.core.DatasetBuilder, split: str, *args, **kwargs) -> tf.data.Dataset:
+    """COUNT examples; every text feature holds its own name, every other example has a name."""
+    names = TRAIN_NAMES if split == "train" else HELD_OUT_NAMES
+
+    def example(i: tf.Tensor) -> dict[str, tf.Tensor]:
+        values = {}
+        for name, feature in self.info.features.items():
+            if name == "speech":
+                values[name] = tf.fill([800], tf.constant(16384, tf.int16))
+            elif feature.tf_dtype == tf.string:
+                values[name] = tf.strings.join(["the ", name, " ", tf.strings.as_string(i)])
+            else:
+                values[name] = tf.ones(feature.shape, feature.tf_dtype)
+        return values | {"name": tf.where(i % 2 == 0, tf.gather(tf.constant(names), i), "")}
+
+    return tf.data.Dataset.range(COUNT).map(example)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mocked():
+    with tfds.testing.mock_data(as_dataset_fn=as_dataset, policy=tfds.testing.MockPolicy.USE_CODE):
+        yield
+
+
+def texts(name: str, split: str = "test") -> list[dict[str, str]]:
+    return list(eval_texts(name, task_feature_lengths=LENGTHS, split=split))
+
+
+def training_prompts(name: str, count: int = 16) -> set[str]:
+    batches = train_batches(name, task_feature_lengths=LENGTHS, batch_size=8, seed=1)
+    ids = np.concatenate([next(batches)["encoder_input_tokens"] for _ in range(count)])
+    return {scenes.VOCABULARY.decode([int(i) for i in row if i > 1]) for row in ids}
+
+
+def test_everything_the_module_promises_is_registered() -> None:
+    for family in families.FAMILIES:
+        for prefix in ("scenes_quickstart", "scenes_full", "scenes_tiny", "scenes_text", "scenes_tiny_text"):
+            for suffix in ("", "_unseen_wording"):
+                task = seqio.TaskRegistry.get(f"{prefix}_{family.name}{suffix}")
+                assert set(task.splits) == {"train", "validation", "test"} and task.metric_fns
+    mixtures = {
+        "scenes_quickstart": {"scenes_quickstart_transcribe", "scenes_quickstart_translate_de"},
+        "scenes_tiny": {"scenes_tiny_transcribe", "scenes_tiny_translate_de"},
+        "scenes_full": {f"scenes_full_{name}" for name in ("transcribe", "translate_de", "translate_es")},
+        "scenes_ctc": {"scenes_full_transcribe"},
+        "scenes_text_all": {f"scenes_text_{f.name}" for f in families.FAMILIES} | {"scenes_text_span_corruption"},
+    }
+    for name, tasks in mixtures.items():
+        assert {task.name for task in seqio.MixtureRegistry.get(name).tasks} == tasks
+
+
+def test_speech_and_its_target() -> None:
+    (batch,) = eval_batches("scenes_quickstart_translate_de", task_feature_lengths=LENGTHS, batch_size=6, split="test")
+    np.testing.assert_array_equal(batch["speech"], [[0.5] * 800 + [0] * 800] * COUNT)
+    found = texts("scenes_quickstart_translate_de")
+    prompt = families.FAMILY["translate_de"].prompts[0]
+    assert found == [{"inputs": prompt, "targets": f"the text_de {i}"} for i in range(COUNT)]
+
+
+def test_text_has_the_same_instruction_behind_the_transcript() -> None:
+    def inputs(name: str) -> np.ndarray:
+        (batch,) = eval_batches(name, task_feature_lengths=LENGTHS, batch_size=6, split="test")
+        return batch["encoder_input_tokens"][0]
+
+    spoken, written = inputs("scenes_tiny_tense"), inputs("scenes_tiny_text_tense")
+    transcript = scenes.VOCABULARY.encode("the text 0")
+    np.testing.assert_array_equal(written[: len(transcript)], transcript)
+    np.testing.assert_array_equal(written[len(transcript) :], spoken[: -len(transcript)])
+
+
+def test_training_draws_trained_wordings_only() -> None:
+    prompts = families.FAMILY["summary"].prompts
+    assert training_prompts("scenes_tiny_summary") == set(prompts[: scenes.TRAINED_WORDINGS])
+    assert {text["inputs"] for text in texts("scenes_tiny_summary_unseen_wording")} == {
+        prompts[scenes.TRAINED_WORDINGS]
+    }
+
+
+def test_questions_are_filled_in() -> None:
+    assert texts("scenes_tiny_question")[2]["inputs"].endswith("the question 2")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_lists_hold_the_spoken_name_once_among_names_of_the_split(split: str) -> None:
+    inventory = TRAIN_NAMES if split == "train" else HELD_OUT_NAMES
+    first = families.FAMILY["bias"].prompts[0].partition("{names}")[0]
+    found = texts("scenes_tiny_bias", split)
+    for i, text in enumerate(found):
+        names = text["inputs"].removeprefix(first).split()[-scenes.NAMES_IN_LIST :]
+        assert len(set(names)) == scenes.NAMES_IN_LIST and set(names) <= set(inventory)
+        if i % 2 == 0:
+            assert names.count(inventory[i]) == 1
+    if split == "test":
+        assert found == list(eval_texts("scenes_tiny_bias", task_feature_lengths=LENGTHS, split=split, seed=5))
+
+
+def test_training_draws_new_lists() -> None:
+    lists = {prompt.split()[-1] for prompt in training_prompts("scenes_tiny_text_bias", count=4)}
+    assert len(lists) > 2 * COUNT
+
+
+def test_mixtures_give_batches() -> None:
+    spoken = next(train_batches("scenes_tiny", task_feature_lengths=LENGTHS, batch_size=8, seed=0))
+    assert (spoken["speech_length"] == 800).all()
+    written = next(train_batches("scenes_tiny_text_all", task_feature_lengths=LENGTHS, batch_size=8, seed=0))
+    assert "speech" not in written and written["decoder_loss_weights"].any(axis=1).all()
+
+
+def test_span_corruption_uses_sentinels() -> None:
+    text = texts("scenes_tiny_text_span_corruption")[0]
+    assert "<extra_id_0>" in text["inputs"] and "<extra_id_0>" in text["targets"]

@@ -1,0 +1,172 @@
+"""A whole run on a tiny model and real SeqIO pipeline: bundle, exact resume, frozen parameters, wrong parts."""
+
+import dataclasses
+import functools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from slm_jax import trees
+from slm_jax.audio.log_mel import LogMel
+from slm_jax.data import metrics, pipeline
+from slm_jax.decoding.greedy import Greedy
+from slm_jax.evaluation import DecodedEvaluation
+from slm_jax.models.adapter import TransformerAdapter
+from slm_jax.models.conformer import Conformer
+from slm_jax.models.slm import SpeechLanguageModel
+from slm_jax.models.t5 import T5
+from slm_jax.training import bundle, optimizers
+from slm_jax.training.objective import TeacherForcing
+from slm_jax.training.run import Training
+from slm_jax.training.run_log import read_metrics
+from slm_jax.weights import foundation
+
+TASK = "test_run_tiny"
+LENGTHS = {"speech": 3200, "inputs": 8, "targets": 8}
+SPLITS = {"train": 12, "test": 5}
+
+
+def examples(split, shuffle_files, seed=None):
+    def generate():
+        rng = np.random.default_rng(len(split))
+        for number in range(SPLITS[split]):
+            length = int(rng.integers(1600, 3201))
+            yield {"speech": rng.normal(size=length).astype(np.float32), "inputs": "say", "targets": "abcde"[number % 5]}
+
+    signature = {
+        "speech": tf.TensorSpec([None], tf.float32),
+        "inputs": tf.TensorSpec([], tf.string),
+        "targets": tf.TensorSpec([], tf.string),
+    }
+    return tf.data.Dataset.from_generator(generate, output_signature=signature)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def task():
+    vocabulary = seqio.ByteVocabulary()
+    speech = seqio.ContinuousFeature(vocabulary=seqio.PassThroughVocabulary(1), dtype=tf.float32, rank=1, add_eos=False)
+    text = seqio.Feature(vocabulary=vocabulary)
+    seqio.TaskRegistry.add(
+        TASK,
+        source=seqio.FunctionDataSource(examples, splits=list(SPLITS), num_input_examples=SPLITS),
+        preprocessors=[
+            functools.partial(seqio.preprocessors.tokenize, with_eos=True),
+        ],
+        output_features={"speech": speech, "inputs": text, "targets": text},
+        metric_fns=[metrics.exact_match],
+    )
+    yield
+    seqio.TaskRegistry.remove(TASK)
+
+
+@pytest.fixture(scope="module")
+def model():
+    lm = dict(vocab_size=384, width=8, ff_width=8, num_encoder_layers=1, num_decoder_layers=1, num_heads=1, head_dim=8)
+    encoder = dict(num_layers=1, width=8, num_heads=1, subsampling_channels=(2, 2), front_end=LogMel(num_mels=4))
+    adapter = dict(features=8, num_heads=1, head_dim=8, ff_width=8)
+    return SpeechLanguageModel(
+        speech_encoder=Conformer(**encoder), adapter=TransformerAdapter(**adapter), lm=T5(**lm)
+    )
+
+
+@pytest.fixture(scope="module")
+def frozen_folder(model, tmp_path_factory):
+    """Foundation weights on disk, as a user has them."""
+    folder = tmp_path_factory.mktemp("foundation")
+    shapes = pipeline.batch_shapes(task_feature_lengths=LENGTHS, batch_size=1)
+    objective = TeacherForcing(model=model)
+    batch = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), shapes)
+    params = jax.jit(lambda key: nn.unbox(objective.init(key, batch)))(jax.random.key(7))
+    for name in ("speech_encoder", "lm"):
+        foundation.export_component(
+            params[name],
+            path=folder / f"{name}.safetensors",
+            component=name,
+            provenance=foundation.Provenance(licence="Apache-2.0"),
+        )
+    return folder
+
+
+@pytest.fixture
+def training(model, frozen_folder, tmp_path):
+    data = dict(task_feature_lengths=LENGTHS, batch_size=8)
+    return Training(
+        model_dir=str(tmp_path / "run"),
+        objective=TeacherForcing(model=model),
+        optimizer=optimizers.adamw(learning_rate=0.05, clip_norm=1.0),
+        train_batches=functools.partial(pipeline.train_batches, TASK, **data),
+        batch_shapes=pipeline.batch_shapes(**data),
+        train_steps=4,
+        sources={"speech_encoder": str(frozen_folder), "lm": str(frozen_folder)},
+        identity={"vocabulary": "bytes"},
+        log_period=1,
+        checkpoint_period=2,
+        listening_batches=functools.partial(pipeline.eval_batches, TASK, split="test", **data),
+    )
+
+
+def state_of(folder):
+    return trees.flatten(bundle.load_bundle(folder).trainable)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(training, tmp_path):
+    result = training.run()
+    halves = dataclasses.replace(training, model_dir=str(tmp_path / "halves"))
+    dataclasses.replace(halves, train_steps=2).run()
+    halves.run()
+    whole, resumed = (read_metrics(tmp_path / name, "train") for name in ("run", "halves"))
+    assert [row["loss"] for row in whole] == [row["loss"] for row in resumed]
+    expected = state_of(tmp_path / "run")
+    for path, leaf in state_of(tmp_path / "halves").items():
+        np.testing.assert_array_equal(leaf, expected[path])
+    assert set(result.listening) == {"loss_true_audio", "loss_shuffled_audio", "loss_no_audio"}
+
+
+def test_what_a_run_leaves_behind(training, tmp_path, model):
+    evaluation = DecodedEvaluation(task=TASK, split="test", task_feature_lengths=LENGTHS, method=Greedy(), batch_size=8)
+    results = []
+    training = dataclasses.replace(
+        training, evaluations={"say": evaluation}, evaluations_before=("say",), train_steps=1, report=results.append
+    )
+    result = training.run(lambda: "configuration")
+    folder = tmp_path / "run"
+    assert results == [result]
+    assert (folder / "config.gin").read_text() == "configuration"
+    counts = json.loads((folder / "model-info.txt").read_text().splitlines()[-1])
+    assert counts["trainable"] == result.counts["components"]["adapter"]["parameters"]
+    assert list(folder.glob("events.out.tfevents*"))
+    for name in ("say-0", "say-1"):
+        rows = [json.loads(line) for line in (folder / "predictions" / f"{name}.jsonl").read_text().splitlines()]
+        assert [row["target"] for row in rows] == list("abcde")
+    manifest = bundle.load_bundle(folder).manifest
+    assert set(manifest.fingerprints) == {"speech_encoder", "lm", "vocabulary"}
+    assert manifest.metrics.keys() == {"say/exact_match"}
+
+
+def test_other_frozen_weights_are_refused_by_name(training, tmp_path, frozen_folder, model):
+    dataclasses.replace(training, train_steps=1).run()
+    other = dataclasses.replace(training, identity={"vocabulary": "words"})
+    with pytest.raises(bundle.IncompatibleBundleError, match="vocabulary: trained with"):
+        other.run()
+
+
+def test_frozen_parameters_without_a_source_are_an_error(training):
+    with pytest.raises(ValueError, match="frozen parameters would be random.*lm/"):
+        dataclasses.replace(training, sources={"speech_encoder": training.sources["speech_encoder"]}).run()
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(training):
+    with pytest.raises(ValueError, match="adaptor"):
+        dataclasses.replace(training, trainable=("adaptor/.*",)).describe()
+
+
+def test_describe_ends_with_json(training):
+    counts = json.loads(training.describe().splitlines()[-1])
+    assert counts["trainable"] > 0
+    assert counts["frozen"] == sum(counts["components"][name]["parameters"] for name in ("speech_encoder", "lm"))

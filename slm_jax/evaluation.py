@@ -53,7 +53,7 @@ def make_predict(
 
     def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
         variables = {"params": params}
-        cache = model.apply(variables, batch, max_decode_length=max_decode_length, method="prefill")
+        cache: Any = model.apply(variables, batch, max_decode_length=max_decode_length, method="prefill")
 
         def step(tokens: jax.Array, cache: Any, index: jax.Array) -> tuple[jax.Array, Any]:
             return model.apply(variables, tokens, cache, index, method="step")
@@ -78,7 +78,7 @@ def make_ctc_predict(speech_encoder: nn.Module) -> Predict:
 
     def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
         variables = {"params": params["speech_encoder"]}
-        frames = speech_encoder.apply(variables, batch["speech"], batch["speech_length"])
+        frames: Any = speech_encoder.apply(variables, batch["speech"], batch["speech_length"])
         return ctc_greedy(frames.ctc_logits, frames.mask)[0]
 
     return jax.jit(predict)
@@ -124,9 +124,13 @@ class DecodedEvaluation:
         self, predict: Predict, params: PyTree, *, shard: Callable = jax.device_put, start: int = 0
     ) -> Iterator[Prediction]:
         """The examples of the split from number `start` on, in its order, as they are decoded."""
-        common = dict(task_feature_lengths=self.task_feature_lengths, split=self.split)
-        texts = itertools.islice(pipeline.eval_texts(self.task, **common), start, None)
-        batches = pipeline.eval_batches(self.task, batch_size=self.batch_size, **common)
+        lengths = self.task_feature_lengths
+        texts = itertools.islice(
+            pipeline.eval_texts(self.task, task_feature_lengths=lengths, split=self.split), start, None
+        )
+        batches = pipeline.eval_batches(
+            self.task, task_feature_lengths=lengths, split=self.split, batch_size=self.batch_size
+        )
         for number, batch in itertools.islice(enumerate(batches), start // self.batch_size, None):
             tokens = np.asarray(predict(params, shard(batch), jax.random.fold_in(jax.random.key(0), number)))
             real = tokens[batch["decoder_loss_weights"].sum(axis=1) > 0]

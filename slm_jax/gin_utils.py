@@ -86,7 +86,7 @@ def parse_configuration_of(manifest: BundleManifest) -> None:
 def load_model(directory: str) -> LoadedModel:
     """The bundle on its frozen parts, by its own configuration or that of the command line."""
     manifest = load_bundle(directory).manifest
-    gin_utils.parse_configuration_of(manifest)
+    parse_configuration_of(manifest)
     training = gin.get_configurable(Training)()
     task = pipeline.get_mixture_or_task(gin.query_parameter("MIXTURE_OR_TASK_NAME/gin.macro.value"))
     return LoadedModel.load(

@@ -32,10 +32,12 @@ flags.DEFINE_integer("beams", 1, "Beams of beam search; 1 is greedy.")
 
 
 def decoding_method() -> Greedy | BeamSearch:
+    """What --beams asks for."""
     return Greedy() if FLAGS.beams == 1 else BeamSearch(num_beams=FLAGS.beams)
 
 
 def audio_rows(model: LoadedModel, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Answers about audio files."""
     prompts = list(model.training.prompts.values())
     prompt = FLAGS.prompt or (prompts[0] if prompts else "")
     if not prompt:
@@ -44,6 +46,7 @@ def audio_rows(model: LoadedModel, paths: Sequence[str]) -> Iterator[dict[str, A
 
 
 def task_rows(model: LoadedModel, done: int) -> Iterator[dict[str, Any]]:
+    """Answers to the examples of --task, without the first `done`."""
     evaluation = DecodedEvaluation(
         task=FLAGS.task,
         split=FLAGS.split,

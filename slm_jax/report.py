@@ -117,6 +117,7 @@ def put(summary: dict[str, Any], key: str, value: float) -> None:
 
 
 def value_of(evaluated: Mapping[str, Any], score: Score) -> str:
+    """The score as the table shows it; empty if it was not evaluated."""
     if score.evaluation not in evaluated:
         return ""
     return f"{evaluated[score.evaluation].scores[score.metric]:.1f}{score.unit}"

@@ -28,7 +28,7 @@ def register_common_voice(
     language: str = "en",
     name: str | None = None,
     template: PromptTemplate = TRANSCRIBE,
-    wording: Wording = Wording.TRAINED,
+    wording: Wording | str = Wording.TRAINED,
     sample_rate: int = 48000,
 ) -> str:
     """Registers transcription of release 6.1 and gives the task's name, common_voice_<language>_transcribe.
@@ -40,7 +40,7 @@ def register_common_voice(
       language: Common Voice code such as en, de, sv-SE.
       name: to register the task under instead.
       template: the instruction.
-      wording: which of its wordings.
+      wording: which of its wordings; in gin 'trained', 'first' or 'unseen'.
       sample_rate: Hz of the recordings, which the prepared dataset does not say.
 
     Raises:
@@ -73,8 +73,8 @@ def register_common_voice_release(
     vocabulary: seqio.Vocabulary,
     name: str = "common_voice_transcribe",
     template: PromptTemplate = TRANSCRIBE,
-    wording: Wording = Wording.TRAINED,
-    bad_rows: BadRows = BadRows.ERROR,
+    wording: Wording | str = Wording.TRAINED,
+    bad_rows: BadRows | str = BadRows.ERROR,
 ) -> str:
     """Registers transcription of a downloaded release and gives the task's name.
 
@@ -83,7 +83,7 @@ def register_common_voice_release(
       vocabulary: the language model's.
       name: to register the task under.
       template: the instruction.
-      wording: which of its wordings.
+      wording: which of its wordings; in gin 'trained', 'first' or 'unseen'.
       bad_rows: what happens to rows that do not parse or whose audio cannot be read.
 
     Raises:

@@ -32,8 +32,8 @@ def register_covost2(
     target_language: str = "en",
     name: str | None = None,
     template: PromptTemplate = TRANSLATE,
-    wording: Wording = Wording.TRAINED,
-    bad_rows: BadRows = BadRows.ERROR,
+    wording: Wording | str = Wording.TRAINED,
+    bad_rows: BadRows | str = BadRows.ERROR,
 ) -> str:
     """Registers translation of one pair of languages and gives the task's name, covost2_<source>_<target>.
 
@@ -47,7 +47,7 @@ def register_covost2(
       target_language: code of what is written.
       name: to register the task under instead.
       template: the instruction; {language} is the target language's English name.
-      wording: which of its wordings.
+      wording: which of its wordings; in gin 'trained', 'first' or 'unseen'.
       bad_rows: what happens to rows that do not parse or whose audio cannot be read.
 
     Raises:

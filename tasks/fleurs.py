@@ -20,7 +20,7 @@ def register_fleurs(
     language: str = "en_us",
     name: str | None = None,
     template: PromptTemplate = TRANSCRIBE,
-    wording: Wording = Wording.TRAINED,
+    wording: Wording | str = Wording.TRAINED,
 ) -> str:
     """Registers transcription of FLEURS in one language and gives the task's name, fleurs_<language>_transcribe.
 
@@ -31,7 +31,7 @@ def register_fleurs(
       language: FLEURS code such as en_us, de_de, es_419; "all" for all.
       name: to register the task under instead.
       template: the instruction; it may have the field {language}, the English name of the language.
-      wording: which of its wordings.
+      wording: which of its wordings; in gin 'trained', 'first' or 'unseen'.
 
     Raises:
       ValueError: the name is taken.

@@ -27,7 +27,7 @@ def register_librispeech(
     vocabulary: seqio.Vocabulary,
     name: str = "librispeech_transcribe",
     template: PromptTemplate = TRANSCRIBE,
-    wording: Wording = Wording.TRAINED,
+    wording: Wording | str = Wording.TRAINED,
 ) -> str:
     """Registers transcription of LibriSpeech in lower case and gives the task's name.
 
@@ -37,7 +37,7 @@ def register_librispeech(
       vocabulary: the language model's.
       name: to register the task under.
       template: the instruction.
-      wording: which of its wordings.
+      wording: which of its wordings; in gin 'trained', 'first' or 'unseen'.
 
     Raises:
       ValueError: the name is taken.

@@ -28,10 +28,10 @@ def register_manifest_task(
     validation_path: str | None = None,
     test_path: str | None = None,
     template: PromptTemplate = TRANSCRIBE,
-    wording: Wording = Wording.TRAINED,
+    wording: Wording | str = Wording.TRAINED,
     columns: Columns | None = None,
     audio_folder: str | None = None,
-    bad_rows: BadRows = BadRows.ERROR,
+    bad_rows: BadRows | str = BadRows.ERROR,
     shuffle_buffer_size: int = 256,
 ) -> str:
     """Registers a task over manifest files and gives its name; the files are read when the task is first used.
@@ -46,10 +46,11 @@ def register_manifest_task(
       validation_path: the manifest of the validation split.
       test_path: the manifest of the test split.
       template: the instruction of rows that bring none of their own; each of its fields must be `language` or `text`.
-      wording: which of the template's wordings.
+      wording: which of the template's wordings; in gin 'trained', 'first' or 'unseen'.
       columns: how the columns are called.
       audio_folder: where relative paths of audio start; by default each manifest's folder.
       bad_rows: what happens to rows that do not parse or whose audio cannot be read; see `bad_rows_of`.
+        In gin 'error' or 'skip_and_report'.
       shuffle_buffer_size: decoded examples held in memory to be shuffled; rows are fully shuffled before decoding.
 
     Raises:
@@ -58,8 +59,9 @@ def register_manifest_task(
     unknown = sorted(set(template.fields) - {"language", "text"})
     if unknown:
         raise ValueError(f"A manifest has no columns for the fields {unknown} of the prompt '{template.kind}'")
-    paths = {"train": path, "validation": validation_path, "test": test_path}
-    paths = {split: file for split, file in paths.items() if file is not None}
+    bad_rows = BadRows(bad_rows)
+    given = {"train": path, "validation": validation_path, "test": test_path}
+    paths = {split: file for split, file in given.items() if file is not None}
     settings = (paths, vocabulary, template, wording, columns, audio_folder, bad_rows, shuffle_buffer_size)
 
     def define() -> TaskDefinition:

@@ -61,7 +61,7 @@ class TaskDefinition:
       template: the instruction; not needed for span corruption.
       vocabulary: the language model's.
       form: of the inputs.
-      wording: which of the template's wordings.
+      wording: which of the template's wordings; in gin 'trained', 'first' or 'unseen'.
       before_prompt: steps after the cache that add fields of the template.
       after_prompt: steps between the prompt and the tokens.
       metric_fns: of decoded predictions.
@@ -74,7 +74,7 @@ class TaskDefinition:
     vocabulary: seqio.Vocabulary
     template: PromptTemplate | None = None
     form: Form = Form.SPEECH
-    wording: Wording = Wording.TRAINED
+    wording: Wording | str = Wording.TRAINED
     before_prompt: tuple[Preprocessor, ...] = ()
     after_prompt: tuple[Preprocessor, ...] = ()
     metric_fns: tuple[Metric, ...] = TRANSCRIPTION_METRICS
@@ -97,7 +97,7 @@ class TaskDefinition:
             return ()
         if self.template is None:
             raise ValueError(f"Task '{self.name}' needs a prompt template")
-        attach = functools.partial(preprocessors.attach_prompt, template=self.template, wording=self.wording)
+        attach = functools.partial(preprocessors.attach_prompt, template=self.template, wording=Wording(self.wording))
         return (*self.before_prompt, attach, *self.after_prompt)
 
     def _tokens(self) -> tuple[Preprocessor, ...]:

@@ -14,17 +14,19 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import numpy as np
 import seqio
 import tensorflow as tf
+from absl import logging
 
 from slm_jax.data.buckets import Bucket, HostBatch, bucketed_batches, check_buckets, real_and_padded
 from slm_jax.data.feature_converter import SpeechToTextFeatureConverter
 from slm_jax.data.preprocessors import OverLength, check_lengths
 
-MixtureOrTask = str | seqio.Task | seqio.Mixture
+MixtureOrTask: TypeAlias = str | seqio.Task | seqio.Mixture
 
 _PREFETCH = 2
 _DATA_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.UnknownError)
@@ -56,12 +58,19 @@ class HostRows:
         return slice(self.index * rows, (self.index + 1) * rows)
 
 
+def this_host() -> HostRows:
+    """This process among those of jax.distributed."""
+    return HostRows(index=jax.process_index(), count=jax.process_count())
+
+
 class BatchIterator(Iterator[HostBatch]):
     """Batches of numpy arrays.
 
     Attributes:
       position: batches given so far, the skipped ones included: pass it as `skip_batches` to go on from here.
       dropped: examples left out for their length (OverLength.DROP), by the feature that was too long.
+      unknown: ids of unknown pieces in the batches given so far, by model feature; the first one is logged, since
+        characters that the vocabulary lacks can neither be read nor learned.
     """
 
     def __init__(
@@ -72,9 +81,12 @@ class BatchIterator(Iterator[HostBatch]):
         rows: slice,
         batch_size: int,
         dropped: collections.Counter[str],
+        unknown_id: int,
     ) -> None:
         self.position = position
         self.dropped = dropped
+        self.unknown: collections.Counter[str] = collections.Counter()
+        self._unknown_id = unknown_id
         self._batches = dataset.as_numpy_iterator()
         self._rows = rows
         self._batch_size = batch_size
@@ -89,8 +101,16 @@ class BatchIterator(Iterator[HostBatch]):
         for name, (real, padded) in real_and_padded(batch).items():
             self._real[name] += real
             self._padded[name] += padded
+        self._count_unknown(batch)
         self.position += 1
         return {name: fill_rows(value, self._batch_size)[self._rows] for name, value in batch.items()}
+
+    def _count_unknown(self, batch: HostBatch) -> None:
+        for name in ("encoder_input_tokens", "decoder_target_tokens"):
+            count = int(np.count_nonzero(batch[name] == self._unknown_id))
+            if count and not self.unknown[name]:
+                logging.warning("Batch %d: %s have characters that the vocabulary lacks.", self.position, name)
+            self.unknown += collections.Counter({name: count})
 
     def padding_ratio(self) -> dict[str, float]:
         """By model feature, the part of all elements given so far (on all hosts) that is padding."""
@@ -109,7 +129,7 @@ def train_batches(
     num_epochs: int | None = None,
     skip_batches: int = 0,
     host: HostRows | None = None,
-    over_length: OverLength = OverLength.ERROR,
+    over_length: OverLength | str = OverLength.ERROR,
     use_cached: bool = False,
 ) -> BatchIterator:
     """Shuffled batches to train on.
@@ -125,8 +145,8 @@ def train_batches(
       num_epochs: None repeats for ever. Otherwise what is left at the end comes in batches filled up with empty rows
         (all zeros, loss weight 0), so that no example is lost.
       skip_batches: how many batches a resumed run has seen.
-      host: which rows this host gets; by default all.
-      over_length: what happens to examples longer than `task_feature_lengths`.
+      host: which rows this host gets; by default those of this process of jax.distributed.
+      over_length: what happens to examples longer than `task_feature_lengths`; in gin 'error' or 'drop'.
       use_cached: read SeqIO's cache (seqio_cache_tasks; seqio.add_global_cache_dirs).
 
     Raises:
@@ -136,7 +156,7 @@ def train_batches(
     reader = _Reader(mixture_or_task, task_feature_lengths, converter or SpeechToTextFeatureConverter(), over_length)
     dataset = reader.examples(split=split, shuffle=True, seed=seed, num_epochs=num_epochs, use_cached=use_cached)
     return reader.batches(
-        dataset, buckets=buckets, batch_size=batch_size, skip_batches=skip_batches, host=host or HostRows()
+        dataset, buckets=buckets, batch_size=batch_size, skip_batches=skip_batches, host=host or this_host()
     )
 
 
@@ -150,7 +170,7 @@ def eval_batches(
     buckets: Sequence[Bucket] = (),
     converter: seqio.FeatureConverter | None = None,
     host: HostRows | None = None,
-    over_length: OverLength = OverLength.ERROR,
+    over_length: OverLength | str = OverLength.ERROR,
     use_cached: bool = False,
 ) -> BatchIterator:
     """Every example of a split once, in the split's order; the last batch is filled up with empty rows.
@@ -160,27 +180,7 @@ def eval_batches(
     """
     reader = _Reader(mixture_or_task, task_feature_lengths, converter or SpeechToTextFeatureConverter(), over_length)
     dataset = reader.examples(split=split, shuffle=False, seed=seed, num_epochs=1, use_cached=use_cached)
-    return reader.batches(dataset, buckets=buckets, batch_size=batch_size, skip_batches=0, host=host or HostRows())
-
-
-def batch_shapes(
-    *,
-    task_feature_lengths: Mapping[str, int],
-    batch_size: int,
-    converter: seqio.FeatureConverter | None = None,
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch of the full lengths; no data is read.
-
-    Lengths without `speech` give the shapes of a text batch.
-    """
-    converter = converter or SpeechToTextFeatureConverter()
-    text_only = "speech" not in task_feature_lengths
-    lengths = converter.get_model_feature_lengths({"speech": 0, **task_feature_lengths})
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, lengths[name])[: spec.rank + 1], spec.dtype.as_numpy_dtype)
-        for name, spec in converter.MODEL_FEATURES.items()
-        if not (text_only and name.startswith("speech"))
-    }
+    return reader.batches(dataset, buckets=buckets, batch_size=batch_size, skip_batches=0, host=host or this_host())
 
 
 def eval_texts(
@@ -189,7 +189,7 @@ def eval_texts(
     task_feature_lengths: Mapping[str, int],
     split: str,
     seed: int = 0,
-    over_length: OverLength = OverLength.ERROR,
+    over_length: OverLength | str = OverLength.ERROR,
     use_cached: bool = False,
 ) -> Iterator[dict[str, str]]:
     """{"inputs": instruction, "targets": reference} of each example, in the order of `eval_batches` without buckets.
@@ -206,6 +206,19 @@ def eval_texts(
             yield {name: example[name].decode("utf-8") for name in names}
     except _DATA_ERRORS as error:
         raise ValueError(_reason(error)) from error
+
+
+def batch_shapes(
+    *, task_feature_lengths: Mapping[str, int], batch_size: int, converter: seqio.FeatureConverter | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a global batch of the full lengths, without reading data; no speech lengths, no speech."""
+    converter = converter or SpeechToTextFeatureConverter()
+    lengths = converter.get_model_feature_lengths(task_feature_lengths)
+    specs = {name: converter.MODEL_FEATURES[name] for name in lengths}
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, lengths[name])[: spec.rank + 1], spec.dtype.as_numpy_dtype)
+        for name, spec in specs.items()
+    }
 
 
 def get_mixture_or_task(name: MixtureOrTask) -> seqio.Task | seqio.Mixture:
@@ -240,7 +253,7 @@ class _Reader:
     name: MixtureOrTask
     lengths: Mapping[str, int]
     converter: seqio.FeatureConverter
-    over_length: OverLength
+    over_length: OverLength | str
     dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def examples(
@@ -264,7 +277,10 @@ class _Reader:
             **keep_texts,
         )
         return check_lengths(
-            dataset, self.lengths, over_length=self.over_length, count_dropped=lambda name: self.dropped.update([name])
+            dataset,
+            self.lengths,
+            over_length=OverLength(self.over_length),
+            count_dropped=lambda name: self.dropped.update([name]),
         )
 
     def batches(
@@ -277,7 +293,14 @@ class _Reader:
         options = tf.data.Options()
         options.deterministic = True
         batches = batches.skip(skip_batches).prefetch(_PREFETCH).with_options(options)
-        return BatchIterator(batches, position=skip_batches, rows=rows, batch_size=batch_size, dropped=self.dropped)
+        return BatchIterator(
+            batches,
+            position=skip_batches,
+            rows=rows,
+            batch_size=batch_size,
+            dropped=self.dropped,
+            unknown_id=get_mixture_or_task(self.name).output_features["targets"].vocabulary.unk_id,
+        )
 
 
 def _reason(error: tf.errors.OpError) -> str:

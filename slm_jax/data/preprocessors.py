@@ -43,12 +43,6 @@ def rename_features(example: Example, *, names: Mapping[str, str]) -> Example:
 
 
 @seqio.map_over_dataset
-def add_constants(example: Example, *, values: Mapping[str, str]) -> Example:
-    """Adds the same strings to every example."""
-    return example | {name: tf.constant(value) for name, value in values.items()}
-
-
-@seqio.map_over_dataset
 def lower_case(example: Example, *, names: Sequence[str]) -> Example:
     """Texts in lower case."""
     return example | {name: tf.strings.lower(example[name], encoding="utf-8") for name in names}
@@ -180,16 +174,6 @@ def _tokens(inputs: tf.Tensor, targets: tf.Tensor, *, prefix: tf.Tensor | None, 
 def with_eos(tokens: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
     """`tokens` and the end-of-sequence id, if the feature wants one."""
     return tf.concat([tokens, [feature.vocabulary.eos_id]], axis=0) if feature.add_eos else tokens
-
-
-@seqio.map_over_dataset
-def refuse_unknown_pieces(example: Example, output_features: Features) -> Example:
-    """Raises, when the example is read, if its text has characters that the vocabulary lacks: these would be lost."""
-    for name in ("inputs", "targets"):
-        known = tf.reduce_all(tf.not_equal(example[name], output_features[name].vocabulary.unk_id))
-        text = [f"The {name} '", example[f"{name}_pretokenized"], "' hold characters that the vocabulary lacks."]
-        tf.debugging.Assert(known, [tf.strings.join(text)])
-    return example
 
 
 class OverLength(enum.Enum):

@@ -30,7 +30,7 @@ class Beams:
 class _State(NamedTuple):
     """`live` sequences have not ended and are scored by log-probability; `ended` ones by penalised log-probability."""
 
-    index: jax.Array
+    step_index: jax.Array
     live_tokens: jax.Array
     live_scores: jax.Array
     ended_tokens: jax.Array
@@ -85,7 +85,7 @@ class BeamSearch:
     ) -> Beams:
         """All beams of every example; see `decode` for the arguments."""
         end = jax.lax.while_loop(
-            lambda state: (state.index < max_length) & jnp.any(self._can_improve(state, max_length)),
+            lambda state: (state.step_index < max_length) & jnp.any(self._can_improve(state, max_length)),
             lambda state: self._advance(state, step, start_token=start_token, eos_id=eos_id),
             self._start(cache, batch_size, max_length),
         )
@@ -99,7 +99,7 @@ class BeamSearch:
         no_tokens = jnp.zeros((batch_size, self.num_beams, max_length), jnp.int32)
         no_scores = jnp.full((batch_size, self.num_beams), -jnp.inf, jnp.float32)
         return _State(
-            index=jnp.zeros((), jnp.int32),
+            step_index=jnp.zeros((), jnp.int32),
             live_tokens=no_tokens,
             live_scores=no_scores.at[:, 0].set(0),
             ended_tokens=no_tokens,
@@ -117,18 +117,20 @@ class BeamSearch:
 
     def _advance(self, state: _State, step: StepFunction, *, start_token: int, eos_id: int) -> _State:
         scores, beams, tokens, cache = self._candidates(state, step, start_token)
-        sequences = jnp.take_along_axis(state.live_tokens, beams[..., None], axis=1).at[:, :, state.index].set(tokens)
+        sequences = (
+            jnp.take_along_axis(state.live_tokens, beams[..., None], axis=1).at[:, :, state.step_index].set(tokens)
+        )
         is_end = tokens == eos_id
 
         live_scores, kept = jax.lax.top_k(jnp.where(is_end, -jnp.inf, scores), self.num_beams)
         live_beams = jnp.take_along_axis(beams, kept, axis=1)
         first_of_example = jnp.arange(beams.shape[0])[:, None] * self.num_beams
 
-        penalised = jnp.where(is_end, scores / self._penalty(state.index + 1), -jnp.inf)
+        penalised = jnp.where(is_end, scores / self._penalty(state.step_index + 1), -jnp.inf)
         ended_scores, best = jax.lax.top_k(jnp.concatenate([state.ended_scores, penalised], axis=1), self.num_beams)
         ended_tokens = jnp.concatenate([state.ended_tokens, sequences], axis=1)
         return _State(
-            index=state.index + 1,
+            step_index=state.step_index + 1,
             live_tokens=jnp.take_along_axis(sequences, kept[..., None], axis=1),
             live_scores=live_scores,
             ended_tokens=jnp.take_along_axis(ended_tokens, best[..., None], axis=1),
@@ -145,10 +147,10 @@ class BeamSearch:
         """
         batch, num_beams, max_length = state.live_tokens.shape
         history = state.live_tokens.reshape(batch * num_beams, max_length)
-        last = jax.lax.dynamic_index_in_dim(history, jnp.maximum(state.index - 1, 0), axis=1, keepdims=False)
-        logits, cache = step(jnp.where(state.index == 0, start_token, last), state.cache, state.index)
+        last = jax.lax.dynamic_index_in_dim(history, jnp.maximum(state.step_index - 1, 0), axis=1, keepdims=False)
+        logits, cache = step(jnp.where(state.step_index == 0, start_token, last), state.cache, state.step_index)
         log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        log_probs = forbid_repeated_ngrams(log_probs, history, state.index, size=self.no_repeat_ngram)
+        log_probs = forbid_repeated_ngrams(log_probs, history, state.step_index, size=self.no_repeat_ngram)
         vocab_size = log_probs.shape[-1]
         totals = state.live_scores[..., None] + log_probs.reshape(batch, num_beams, vocab_size)
         scores, flat = jax.lax.top_k(totals.reshape(batch, -1), 2 * num_beams)

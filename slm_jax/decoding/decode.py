@@ -4,7 +4,7 @@ A step function feeds one token an example and gives the scores of the next: `st
 (logits [B, V], cache)`, with `index` counting from 0. `LanguageModel.step` with its parameters bound is one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import flax.struct
@@ -45,7 +45,7 @@ class Decoded:
 
 
 @runtime_checkable
-class DecodingMethod(Protocol):
+class DecodingMethod(Hashable, Protocol):
     """How the next tokens are chosen. Methods are frozen dataclasses: `Greedy`, `Sampling`, `BeamSearch`."""
 
     def __call__(
@@ -101,7 +101,7 @@ def decode(
 
 
 class _State(NamedTuple):
-    index: jax.Array
+    step_index: jax.Array
     current: jax.Array
     tokens: jax.Array
     scores: jax.Array
@@ -128,25 +128,25 @@ def generate(
     """
 
     def unfinished(state: _State) -> Bool[Array, ""]:
-        return (state.index < max_length) & ~jnp.all(state.finished)
+        return (state.step_index < max_length) & ~jnp.all(state.finished)
 
     def advance(state: _State) -> _State:
-        logits, cache = step(state.current, state.cache, state.index)
+        logits, cache = step(state.current, state.cache, state.step_index)
         log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        allowed = forbid_repeated_ngrams(log_probs, state.tokens, state.index, size=no_repeat_ngram)
-        chosen = jnp.where(state.finished, 0, choose(allowed, state.index))
+        allowed = forbid_repeated_ngrams(log_probs, state.tokens, state.step_index, size=no_repeat_ngram)
+        chosen = jnp.where(state.finished, 0, choose(allowed, state.step_index))
         gained = jnp.take_along_axis(log_probs, chosen[:, None], axis=1)[:, 0]
         return _State(
-            index=state.index + 1,
+            step_index=state.step_index + 1,
             current=chosen,
-            tokens=state.tokens.at[:, state.index].set(chosen),
+            tokens=state.tokens.at[:, state.step_index].set(chosen),
             scores=state.scores + jnp.where(state.finished, 0, gained),
             finished=state.finished | (chosen == eos_id),
             cache=cache,
         )
 
     start = _State(
-        index=jnp.zeros((), jnp.int32),
+        step_index=jnp.zeros((), jnp.int32),
         current=jnp.full((batch_size,), start_token, jnp.int32),
         tokens=jnp.zeros((batch_size, max_length), jnp.int32),
         scores=jnp.zeros((batch_size,), jnp.float32),

@@ -312,6 +312,7 @@ class T5(nn.Module):
             prefix_mask=prefix_mask,
             deterministic=deterministic,
         )
+        assert hidden is not None  # only PROJECT_PREFIX has none
         if self.is_initializing():
             self.logits(hidden)
         return hidden

@@ -58,6 +58,8 @@ class BundleManifest:
     step: int = 0
     prompt_templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    gin_files: tuple[str, ...] = ()
+    gin_bindings: tuple[str, ...] = ()
     slm_jax_version: str = __version__
     parameters_fingerprint: str = ""
 
@@ -83,7 +85,8 @@ class BundleManifest:
         wrong = [name for name, kind in _JSON_TYPES.items() if not isinstance(values[name], kind)]
         if wrong:
             raise BundleError(f"the manifest has fields of a wrong type: {', '.join(wrong)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**arguments)
 
 
 _JSON_TYPES: Mapping[str, type | tuple[type, ...]] = {

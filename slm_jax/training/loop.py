@@ -49,7 +49,7 @@ class Periodic:
     """
 
     period: int
-    action: Callable[[TrainState], None]
+    action: Callable[[TrainState], object]
     at_end: bool = True
 
     def due(self, step: int, last: bool) -> bool:
@@ -120,6 +120,7 @@ class Loop:
 
 
 def check_finite(step: int, loss: float) -> None:
+    """Raises NonFiniteLossError with advice if the loss of a step is NaN or infinite."""
     if not math.isfinite(loss):
         raise NonFiniteLossError(
             f"The loss is {loss} at step {step}. Nothing was saved since the last checkpoint. Lower the learning rate, "

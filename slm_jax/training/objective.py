@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,7 +34,7 @@ class TeacherForcing:
     def init(self, rng: PRNGKey, batch: Batch) -> PyTree:
         """Random boxed parameters of every component that the batch uses."""
 
-        def forward(model: nn.Module, batch: Batch) -> jax.Array:
+        def forward(model: Any, batch: Batch) -> jax.Array:
             return model.logits(model(batch))
 
         keys = dict(zip(("params", *RNG_STREAMS), jax.random.split(rng, 1 + len(RNG_STREAMS)), strict=True))
@@ -42,10 +43,11 @@ class TeacherForcing:
     def loss(self, params: PyTree, batch: Batch, *, rng: PRNGKey, training: Collection[str] = ()) -> LossOutput:
         """Sums over the batch's target tokens."""
         keys = dict(zip(RNG_STREAMS, jax.random.split(rng, len(RNG_STREAMS)), strict=True)) if training else {}
-        hidden = self.model.apply({"params": params}, batch, training=training, rngs=keys)
+        hidden: Any = self.model.apply({"params": params}, batch, training=training, rngs=keys)
 
         def logits(head: PyTree, hidden: jax.Array) -> jax.Array:
-            return self.model.apply({"params": {"lm": head}}, hidden, method="logits")
+            scores: Any = self.model.apply({"params": {"lm": head}}, hidden, method="logits")
+            return scores
 
         loss, sums = chunked_cross_entropy(
             logits,

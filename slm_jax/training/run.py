@@ -21,9 +21,13 @@ from slm_jax.training.objective import remove_speech, shuffle_speech
 from slm_jax.training.run_log import RunLog
 from slm_jax.training.state import TrainState
 from slm_jax.training.step import EvalStep, TrainStep
-from slm_jax.typing import DTypeLike, PyTree
+from slm_jax.typing import Batch, DTypeLike, PyTree
 
-VARIANTS = {"true": lambda batch: batch, "shuffled": shuffle_speech, "none": remove_speech}
+VARIANTS: Mapping[str, Callable[[Batch], Batch]] = {
+    "true": lambda batch: batch,
+    "shuffled": shuffle_speech,
+    "none": remove_speech,
+}
 """Versions of an evaluation batch by how much speech there is to listen to."""
 
 
@@ -342,8 +346,8 @@ class _Run:
             return {}
         total: dict[str, LossOutput] | None = None
         for batch in self.training.listening_batches():
-            batch = self.partitioner.shard_batch(batch)
-            output = self.evaluate_step(state.trainable, frozen, batch, jax.random.key(0))
+            sharded = self.partitioner.shard_batch(batch)
+            output = self.evaluate_step(state.trainable, frozen, sharded, jax.random.key(0))
             total = output if total is None else jax.tree.map(jnp.add, total, output)
         losses = {f"loss_{name}_audio": float(sums.loss / sums.weight) for name, sums in (total or {}).items()}
         self.log.write(int(state.step), losses, kind="eval")

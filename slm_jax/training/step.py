@@ -1,7 +1,7 @@
 """The training and evaluation steps: pure functions to be compiled once for each bucket of shapes."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ class EvalStep:
     """
 
     objective: Objective
-    variants: dict[str, Callable[[Batch], Batch]]
+    variants: Mapping[str, Callable[[Batch], Batch]]
 
     def __call__(self, trainable: PyTree, frozen: PyTree, batch: Batch, rng: PRNGKey) -> dict[str, LossOutput]:
         params = trees.combine(trainable, frozen)

@@ -80,7 +80,7 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
         SpokenScenesConfig(
-            name="quickstart", description="A few minutes of work for one CPU.", train=5000, validation=64, test=200
+            name="quickstart", description="A few minutes of work for one CPU.", train=3000, validation=64, test=200
         ),
         SpokenScenesConfig(name="full", description="About 15 hours.", train=20_000, validation=500, test=1000),
         SpokenScenesConfig(

@@ -337,7 +337,7 @@ def _draw_fields(rng: random.Random, pattern: Pattern, name: Name | None) -> dic
             return _draw_attribute(rng)
         case Pattern.THERE:
             return _draw_there(rng)
-        case Pattern.WEATHER:
+        case _:
             return {"weather": rng.choice(lexicon.WEATHER), "place": _draw_place(rng)}
 
 

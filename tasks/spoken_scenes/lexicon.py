@@ -207,13 +207,13 @@ def spanish_adjective(masculine: str) -> tuple[str, str, str, str]:
 def _adjective(
     english: str, german: str, spanish: str, kind: str, opposite: str, sentiment: str, classes: str
 ) -> Adjective:
-    forms = spanish.split()
+    forms = tuple(spanish.split())
     base, *stem = german.split()
     return Adjective(
         english=english,
         german=base,
         german_stem=stem[0] if stem else base,
-        spanish=tuple(forms) if len(forms) == 4 else spanish_adjective(spanish),
+        spanish=forms if len(forms) == 4 else spanish_adjective(spanish),
         kind=kind,
         opposite="" if opposite == "-" else opposite,
         sentiment=int(sentiment),

@@ -35,7 +35,9 @@ def _words() -> frozenset[str]:
 
 def _invent() -> tuple[str, ...]:
     rng = random.Random(_SEED)
-    known, seen, names = _words(), set(), []
+    known = _words()
+    seen: set[str] = set()
+    names: list[str] = []
     while len(names) < NUM_TRAIN_NAMES + NUM_HELD_OUT_NAMES:
         onsets = [rng.choice(_ONSETS) for _ in range(rng.choice((2, 3, 3)))]
         ending = rng.choice(_ENDINGS)

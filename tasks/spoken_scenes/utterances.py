@@ -108,6 +108,7 @@ def bounded_map(function: Callable[[Job], Result], jobs: Iterable[Job], *, worke
 def examples(split: Split, *, size: int, speech: bool, workers: int) -> Iterator[tuple[str, Example]]:
     """`size` distinct examples of a split, each with its id; the same whatever the number of workers."""
     stream = (Utterance(split, number, scene) for number, (_, scene) in enumerate(sentences(split)))
+    made: Iterator[Example]
     if speech:
         spoken = itertools.chain.from_iterable(
             bounded_map(_speak_chunk, zip(*[stream] * _CHUNK, strict=False), workers=workers)

@@ -10,8 +10,8 @@ import seqio
 import tensorflow as tf
 
 from slm_jax.data.buckets import Bucket, check_buckets
-from slm_jax.data.pipeline import HostRows, eval_batches, eval_texts, get_mixture_or_task, train_batches
-from slm_jax.data.preprocessors import OverLength, add_empty_speech
+from slm_jax.data.pipeline import HostRows, batch_shapes, eval_batches, eval_texts, get_mixture_or_task, train_batches
+from slm_jax.data.preprocessors import add_empty_speech
 from slm_jax.data.vocabularies import byte_vocabulary
 
 FEATURE = seqio.Feature(vocabulary=byte_vocabulary(), add_eos=True, dtype=tf.int32)
@@ -49,10 +49,16 @@ def without_speech(example: dict) -> dict:
     return {name: value for name, value in example.items() if name != "speech"}
 
 
+@seqio.map_over_dataset
+def with_unknown_target(example: dict) -> dict:
+    return example | {"targets": tf.constant([FEATURE.vocabulary.unk_id, 1])}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     add_task("pipeline_spoken")
     add_task("pipeline_spoken_too")
+    add_task("pipeline_odd", (with_unknown_target,))
     add_task("pipeline_written", (without_speech,), speech=False)
     add_task("pipeline_written_among_spoken", (without_speech, add_empty_speech))
     seqio.MixtureRegistry.add("pipeline_mixture", ["pipeline_spoken", "pipeline_spoken_too"], default_rate=1.0)
@@ -128,8 +134,16 @@ def test_one_epoch_loses_no_example(buckets: tuple) -> None:
         assert all(not value[empty].any() for value in batch.values())
 
 
-def test_one_shape_without_buckets() -> None:
+def test_one_shape_without_buckets_known_beforehand() -> None:
     batch = next(train())
+    known = batch_shapes(task_feature_lengths=LENGTHS, batch_size=4)
+    assert {name: (spec.shape, spec.dtype) for name, spec in known.items()} == {
+        name: (value.shape, value.dtype) for name, value in batch.items()
+    }
+    assert set(batch) - set(batch_shapes(task_feature_lengths={"inputs": 6, "targets": 6}, batch_size=4)) == {
+        "speech",
+        "speech_length",
+    }
     shapes = {name: value.shape for name, value in batch.items()}
     assert shapes == {
         "speech": (4, 12),
@@ -230,12 +244,21 @@ def test_too_long_examples_are_an_error() -> None:
 
 
 def test_too_long_examples_are_dropped_and_counted_if_asked() -> None:
-    options = {"task_feature_lengths": LENGTHS | {"speech": 5}, "over_length": OverLength.DROP}
+    options = {"task_feature_lengths": LENGTHS | {"speech": 5}, "over_length": "drop"}
     batches = evaluate(**options)
     assert numbers(batches) == [0, 1, 2, 3, 4]
     assert batches.dropped == collections.Counter(speech=5)
     found = eval_texts("pipeline_spoken", split="test", **options)
     assert [text["targets"] for text in found] == [f"targets {i}" for i in range(5)]
+
+
+def test_unknown_pieces_are_counted() -> None:
+    batches = evaluate()
+    list(batches)
+    assert not batches.unknown
+    odd = evaluate("pipeline_odd")
+    list(odd)
+    assert odd.unknown == {"decoder_target_tokens": 10}
 
 
 def test_an_example_that_fits_no_bucket_is_an_error() -> None:

@@ -49,11 +49,10 @@ def test_rate_conversion() -> None:
     )
 
 
-def test_rename_lower_case_and_constants() -> None:
+def test_rename_and_lower_case() -> None:
     ds = preprocessors.rename_features(dataset(a="ÄB", b="x"), names={"text": "a"})
     ds = preprocessors.lower_case(ds, names=("text",))
-    example = only(preprocessors.add_constants(ds, values={"language": "German"}))
-    assert {name: value.decode() for name, value in example.items()} == {"text": "äb", "language": "German"}
+    assert only(ds) == {"text": "äb".encode()}
 
 
 def draw_prompts(*, training: bool, seed: int, wording: Wording = Wording.TRAINED) -> list[str]:
@@ -143,12 +142,6 @@ def test_files_that_cannot_be_read_are_left_out_and_reported_if_asked(tmp_path: 
     kept = texts(preprocessors.read_speech(ds, on_error=report.__setitem__), "source")
     assert kept == ["m:1", "m:3"]
     assert list(report) == ["m:2"] and "Cannot decode" in report["m:2"]
-
-
-def test_unknown_pieces_are_refused() -> None:
-    ds = dataset(inputs=[3, 4], targets=[5, 2], inputs_pretokenized="ok", targets_pretokenized="odd")
-    with pytest.raises(tf.errors.InvalidArgumentError, match="The targets .*odd.* vocabulary lacks"):
-        only(preprocessors.refuse_unknown_pieces(ds, output_features=FEATURES))
 
 
 def lengths_dataset() -> tf.data.Dataset:

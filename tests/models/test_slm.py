@@ -81,7 +81,6 @@ def test_padding_and_batch_change_nothing(params, batch, forward, hidden):
 def test_it_listens_and_reads(params, batch, forward, hidden):
     other = forward(params, batch | {"speech": batch["speech"][::-1], "speech_length": batch["speech_length"][::-1]})
     assert np.abs(other - hidden)[0].max() > 1e-3
-    np.testing.assert_allclose(other[2:], forward(params, batch | {"speech": batch["speech"][::-1]})[2:] * 0 + other[2:])
     instructed = forward(params, batch | {"encoder_input_tokens": batch["encoder_input_tokens"].at[0, 0].set(9)})
     assert np.abs(instructed - hidden)[0].max() > 1e-3
     np.testing.assert_allclose(instructed[1:], hidden[1:], atol=1e-5)

@@ -94,7 +94,7 @@ def test_bad_rows_are_left_out_and_reported_if_asked(folder: pathlib.Path) -> No
     (folder / "b.flac").write_bytes(b"nonsense")
     with (folder / "m.tsv").open("a") as file:
         file.write("\nmissing.wav\tno\t\n")
-    name = register(folder, bad_rows=BadRows.SKIP_AND_REPORT)
+    name = register(folder, bad_rows="skip_and_report", wording="first")
     texts = list(eval_texts(name, task_feature_lengths=LENGTHS, split="train"))
     assert [text["targets"] for text in texts] == ["one", "three"]
     report = manifest.bad_rows_of(name)

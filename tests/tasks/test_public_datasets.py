@@ -30,7 +30,7 @@ def forget_tasks():
 
 
 def mock(audio: str, count: int = 3):
-    """Two text features and int audio of 4800 samples in place of random ones; checks the features against TFDS's own."""
+    """Examples with the features that TFDS declares: 4800 samples of a constant, and texts that name their feature."""
 
     def as_dataset(self: tfds.core.DatasetBuilder, *args, **kwargs) -> tf.data.Dataset:
         def example(i: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -78,7 +78,7 @@ def test_the_configurations_for_users():
         config.name: (config.train, config.validation, config.test) for config in builder.SpokenScenes.BUILDER_CONFIGS
     }
     assert sizes == {
-        "quickstart": (5000, 64, 200),
+        "quickstart": (3000, 64, 200),
         "full": (40_000, 500, 1000),
         "text": (120_000, 500, 1000),
         "tiny": (24, 8, 8),

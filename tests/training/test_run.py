@@ -23,7 +23,7 @@ from slm_jax.models.slm import SpeechLanguageModel
 from slm_jax.models.t5 import T5
 from slm_jax.training import bundle, optimizers
 from slm_jax.training.objective import TeacherForcing
-from slm_jax.training.run import Training
+from slm_jax.training.run import Configuration, Training
 from slm_jax.training.run_log import read_metrics
 from slm_jax.weights import foundation
 
@@ -37,7 +37,8 @@ def examples(split, shuffle_files, seed=None):
         rng = np.random.default_rng(len(split))
         for number in range(SPLITS[split]):
             length = int(rng.integers(1600, 3201))
-            yield {"speech": rng.normal(size=length).astype(np.float32), "inputs": "say", "targets": "abcde"[number % 5]}
+            speech = rng.normal(size=length).astype(np.float32)
+            yield {"speech": speech, "inputs": "say", "targets": "abcde"[number % 5]}
 
     signature = {
         "speech": tf.TensorSpec([None], tf.float32),
@@ -55,9 +56,7 @@ def task():
     seqio.TaskRegistry.add(
         TASK,
         source=seqio.FunctionDataSource(examples, splits=list(SPLITS), num_input_examples=SPLITS),
-        preprocessors=[
-            functools.partial(seqio.preprocessors.tokenize, with_eos=True),
-        ],
+        preprocessors=[functools.partial(seqio.preprocessors.tokenize, with_eos=True)],
         output_features={"speech": speech, "inputs": text, "targets": text},
         metric_fns=[metrics.exact_match],
     )
@@ -70,9 +69,7 @@ def model():
     lm = dict(vocab_size=384, width=8, ff_width=8, num_encoder_layers=1, num_decoder_layers=1, num_heads=1, head_dim=8)
     encoder = dict(num_layers=1, width=8, num_heads=1, subsampling_channels=(2, 2), front_end=LogMel(num_mels=4))
     adapter = dict(features=8, num_heads=1, head_dim=8, ff_width=8)
-    return SpeechLanguageModel(
-        speech_encoder=Conformer(**encoder), adapter=TransformerAdapter(**adapter), lm=T5(**lm)
-    )
+    return SpeechLanguageModel(speech_encoder=Conformer(**encoder), adapter=TransformerAdapter(**adapter), lm=T5(**lm))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +131,7 @@ def test_what_a_run_leaves_behind(training, tmp_path, model):
     training = dataclasses.replace(
         training, evaluations={"say": evaluation}, evaluations_before=("say",), train_steps=1, report=results.append
     )
-    result = training.run(lambda: "configuration")
+    result = training.run(Configuration(text=lambda: "configuration"))
     folder = tmp_path / "run"
     assert results == [result]
     assert (folder / "config.gin").read_text() == "configuration"

@@ -12,7 +12,7 @@ import seqio
 from absl import app, flags
 from absl import logging as absl_logging
 
-from slm_jax.data import pipeline
+from slm_jax.data import pipeline, vocabularies
 from slm_jax.inference import LoadedModel
 from slm_jax.resources import gin_folder
 from slm_jax.training.bundle import BundleManifest, load_bundle
@@ -88,13 +88,26 @@ def load_model(directory: str) -> LoadedModel:
     manifest = load_bundle(directory).manifest
     parse_configuration_of(manifest)
     training = gin.get_configurable(Training)()
-    task = pipeline.get_mixture_or_task(gin.query_parameter("MIXTURE_OR_TASK_NAME/gin.macro.value"))
     return LoadedModel.load(
         training,
         directory=directory,
-        vocabulary=task.output_features["targets"].vocabulary,
+        vocabulary=checked_vocabulary(training),
         task_feature_lengths=gin.query_parameter("TASK_FEATURE_LENGTHS/gin.macro.value"),
     )
+
+
+def checked_vocabulary(training: Training) -> seqio.Vocabulary:
+    """The vocabulary of MIXTURE_OR_TASK_NAME.
+
+    Raises:
+      ValueError: there is no such task, or its vocabulary is not the language model's.
+    """
+    task = pipeline.get_mixture_or_task(gin.query_parameter("MIXTURE_OR_TASK_NAME/gin.macro.value"))
+    vocabulary = task.output_features["targets"].vocabulary
+    language_model = getattr(training.objective.model, "lm", None)
+    if language_model is not None:
+        vocabularies.check_vocabulary(vocabulary, language_model.vocab_size)
+    return vocabulary
 
 
 def command_line() -> Configuration:

@@ -68,7 +68,7 @@ class LoadedModel:
         assembled = restore.assemble_parameters(
             training.shapes(), trainable_patterns=training.trainable, sources=training.sources, initial=supply
         )
-        restore.check_initial(supply, assembled, identity=training.identity)
+        restore.check_initial(supply, assembled, identity=training.settings_identity())
         params = jax.device_put(assembled.parameters)
         return cls(training, params, vocabulary, task_feature_lengths, assembled.report.table())
 

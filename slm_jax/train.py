@@ -19,6 +19,7 @@ def main(unused: Sequence[str]) -> None:
         print(training.describe())
         return
     gin_utils.set_up_jax()
+    gin_utils.checked_vocabulary(training)
     training.run(gin_utils.command_line())
 
 

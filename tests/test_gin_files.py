@@ -1,14 +1,19 @@
 """Every gin file that ships: a header that says what to set, valid syntax, and names that exist."""
 
+import copy
+import json
 import pathlib
 import re
 from collections.abc import Iterator
 
 import gin
+import jax
 import pytest
 from gin import config_parser
 
+from slm_jax import trees
 from slm_jax.resources import gin_folder
+from slm_jax.training.run import Training
 
 GIN = gin_folder()
 FILES = sorted(GIN.rglob("*.gin"))
@@ -80,3 +85,53 @@ def test_syntax(path: pathlib.Path):
 def test_every_name_exists(path: pathlib.Path, clean_gin: None):
     """Parsing imports the modules named, follows includes, and refuses unknown configurables and parameters."""
     gin.parse_config_file(str(path))
+
+
+def build(macro: str):
+    """What a macro of the parsed configuration stands for; copying a gin reference calls it."""
+    return copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
+
+
+MACROS = {"lms": "LM", "encoders": "SPEECH_ENCODER", "adapters": "ADAPTER"}
+MODEL_FILES = [path for path in FILES if path.parent.name in MACROS]
+
+
+@pytest.mark.parametrize("path", [path for path in MODEL_FILES if path.name != "t5_1_1.gin"], ids=name_of)
+def test_a_model_file_builds_under_eval_shape(path: pathlib.Path, clean_gin: None):
+    gin.parse_config_file(str(path))
+    module = build(MACROS[path.parent.name])
+    tokens = jax.ShapeDtypeStruct((1, 4), "int32")
+    mask = jax.ShapeDtypeStruct((1, 4), "bool")
+    inputs = {
+        "lms": lambda: (jax.ShapeDtypeStruct((1, 4, module.width), "float32"), mask, tokens),
+        "encoders": lambda: (jax.ShapeDtypeStruct((1, 3200), "float32"), jax.ShapeDtypeStruct((1,), "int32")),
+        "adapters": lambda: (jax.ShapeDtypeStruct((1, 4, 8), "float32"), mask),
+    }[path.parent.name]()
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    assert sum(trees.count(shapes["params"]).values()) > 0
+
+
+EXPERIMENTS = [path for path in FILES if path.parent.name == "experiments"]
+
+
+def training_of(path: pathlib.Path) -> Training:
+    gin.parse_config_files_and_bindings([str(path)], ["MODEL_DIR = 'unused'"])
+    return gin.get_configurable(Training)()
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_an_experiment_builds_and_decides_every_parameter(path: pathlib.Path, clean_gin: None):
+    training = training_of(path)
+    counts = json.loads(training.describe().splitlines()[-1])
+    total = sum(component["parameters"] for component in counts["components"].values())
+    assert counts["trainable"] + counts["frozen"] == total
+    assert counts["trainable"] > 0
+    assert set(training.sources) <= set(counts["components"])
+
+
+def test_the_papers_system_has_the_papers_size(clean_gin: None):
+    counts = json.loads(training_of(GIN / "experiments" / "slm_usm2b_mt5xxl.gin").describe().splitlines()[-1])
+    assert counts["trainable"] == pytest.approx(156e6, rel=0.01)
+    assert counts["trainable"] / counts["frozen"] == pytest.approx(0.01, abs=0.001)
+    assert counts["components"]["lm"]["parameters"] == pytest.approx(12.9e9, rel=0.01)
+    assert counts["components"]["speech_encoder"]["parameters"] == pytest.approx(2e9, rel=0.1)

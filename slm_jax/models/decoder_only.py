@@ -350,4 +350,4 @@ class DecoderOnly(LayerSettings, kw_only=True):
             cache=cache.layers,
             slot=prefix_size + index,
         )
-        return self.logits(hidden[:, 0]), cache.replace(layers=layers)
+        return self.logits(hidden[:, 0]), cache._replace(layers=layers)

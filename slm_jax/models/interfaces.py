@@ -1,17 +1,15 @@
 """What the parts of a speech-and-language model promise to each other."""
 
 from collections.abc import Collection
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
-import flax.struct
 import jax
 
 from slm_jax.typing import Array, Batch, Bool, Float, Int, PRNGKey, PyTree
 
 
-@flax.struct.dataclass
-class EncoderOutput:
+class EncoderOutput(NamedTuple):
     """Frames of speech with the mask that travels with them.
 
     Attributes:
@@ -27,8 +25,7 @@ class EncoderOutput:
     dropped: Int[Array, "B"] | None = None
 
 
-@flax.struct.dataclass
-class DecodeCache:
+class DecodeCache(NamedTuple):
     """What a language model remembers between decoding steps.
 
     Attributes:
@@ -114,8 +111,7 @@ class LanguageModel(Protocol):
         ...
 
 
-@flax.struct.dataclass
-class LossOutput:
+class LossOutput(NamedTuple):
     """Sums over a batch, so that batches of any split add up to the same loss.
 
     Attributes:

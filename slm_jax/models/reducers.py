@@ -59,7 +59,7 @@ class KeepAll:
         return num_frames
 
     def __call__(self, frames: EncoderOutput) -> EncoderOutput:
-        return frames.replace(dropped=_already_dropped(frames))
+        return frames._replace(dropped=_already_dropped(frames))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -351,4 +351,4 @@ class T5(nn.Module):
             cache=cache.layers,
             index=jnp.asarray(index),
         )
-        return self.logits(hidden[:, 0]), cache.replace(layers=cache.layers._replace(self_attention=keys))
+        return self.logits(hidden[:, 0]), cache._replace(layers=cache.layers._replace(self_attention=keys))

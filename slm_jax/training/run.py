@@ -22,6 +22,7 @@ from slm_jax.training.run_log import RunLog
 from slm_jax.training.state import TrainState
 from slm_jax.training.step import EvalStep, TrainStep
 from slm_jax.typing import Batch, DTypeLike, PyTree
+from slm_jax.weights import fingerprints
 
 VARIANTS: Mapping[str, Callable[[Batch], Batch]] = {
     "true": lambda batch: batch,
@@ -103,7 +104,7 @@ class Training:
       sources: where frozen components come from, by name ('shipped', a folder or a .safetensors file).
       initial_checkpoint: a bundle or MODEL_DIR whose trained parameters this run starts from.
       allow_random: frozen components that may stay random; for tests of speed and shape only.
-      identity: fingerprints of what is no parameter (vocabulary, front end); kept in the bundle.
+      identity: fingerprints of what is no parameter, such as the vocabulary; kept in the bundle.
       prompts: prompt templates by name, kept in the bundle.
       frozen_dtype: the type frozen parameters are held in.
       seed: of parameters, data order and dropout.
@@ -158,6 +159,13 @@ class Training:
         trained, frozen = trees.partition(nn.unbox(self.boxed_shapes()), self.trainable)
         frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.frozen_dtype), frozen)
         return trees.combine(trained, frozen)
+
+    def settings_identity(self) -> dict[str, str]:
+        """Fingerprints of what decides the meaning of parameters and is none: `identity`, and the front end."""
+        encoder = getattr(self.objective.model, "speech_encoder", self.objective.model)
+        front_end = getattr(encoder, "front_end", None)
+        found = {} if front_end is None else {"front_end": fingerprints.fingerprint_config(repr(front_end))}
+        return dict(self.identity) | found
 
     def describe(self) -> str:
         """The parameter table; its last line is a JSON object with `trainable`, `frozen` and `components`."""
@@ -242,13 +250,13 @@ class _Run:
             allow_random=training.allow_random,
         )
         self.log.say(assembled.report.table())
-        self.fingerprints = dict(training.identity) | restore.frozen_fingerprints(
+        self.fingerprints = training.settings_identity() | restore.frozen_fingerprints(
             assembled.parameters, trainable_patterns=training.trainable
         )
         if saved is not None:
             bundle.check_compatible(bundle.BundleManifest.from_json(saved.manifest), self.fingerprints)
         if initial is not None:
-            restore.check_initial(initial, assembled, identity=training.identity)
+            restore.check_initial(initial, assembled, identity=training.settings_identity())
         trained, frozen = trees.partition(jax.device_put(assembled.parameters, self.shardings), training.trainable)
         if saved is None:
             return self.fresh_state(trained), frozen, 0

@@ -21,6 +21,8 @@ from slm_jax.tasks.spoken_scenes.lexicon import NUMBERS, Agreement, Noun, Patter
 
 
 class Case(enum.IntEnum):
+    """The cases that occur: the column of a declension table."""
+
     NOMINATIVE = 0
     ACCUSATIVE = 1
     DATIVE = 2

@@ -12,6 +12,8 @@ import dataclasses
 import enum
 import functools
 import math
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -140,8 +142,14 @@ def _zeroed_memory() -> Iterator[None]:
 
 @functools.cache
 def _pico() -> Any:
-    import py_nanotts
-
+    # Pico and tensorflow both have a function rdft; without this, Pico calls tensorflow's where that was loaded, and
+    # crashes.
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | getattr(os, "RTLD_DEEPBIND", 0))
+    try:
+        import py_nanotts
+    finally:
+        sys.setdlopenflags(flags)
     return py_nanotts.NanoTTS()
 
 

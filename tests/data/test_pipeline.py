@@ -106,8 +106,7 @@ BUCKETS = (
 )
 
 
-@pytest.mark.parametrize("name", ["pipeline_spoken", "pipeline_mixture"])
-@pytest.mark.parametrize("buckets", [(), BUCKETS], ids=["one shape", "buckets"])
+@pytest.mark.parametrize(("name", "buckets"), [("pipeline_spoken", ()), ("pipeline_mixture", BUCKETS)])
 def test_the_seed_decides_and_resuming_goes_on_exactly(name: str, buckets: tuple) -> None:
     whole = take(train(name, buckets=buckets), 12)
     assert_same(whole, take(train(name, buckets=buckets), 12))
@@ -187,10 +186,9 @@ def test_the_padding_ratio_counts_elements() -> None:
     )
 
 
-@pytest.mark.parametrize("buckets", [(), BUCKETS], ids=["one shape", "buckets"])
-def test_hosts_share_out_the_rows_of_the_same_batches(buckets: tuple) -> None:
-    whole = take(train(buckets=buckets), 8)
-    hosts = [take(train(buckets=buckets, host=HostRows(index=i, count=2)), 8) for i in range(2)]
+def test_hosts_share_out_the_rows_of_the_same_batches() -> None:
+    whole = take(train(buckets=BUCKETS), 8)
+    hosts = [take(train(buckets=BUCKETS, host=HostRows(index=i, count=2)), 8) for i in range(2)]
     joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*hosts, strict=True)]
     assert_same(whole, joined)
 

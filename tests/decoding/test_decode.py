@@ -30,7 +30,7 @@ def next_state(state, tokens, xp=np):
 
 def step(tokens, cache, index):
     state = next_state(cache.layers[0], tokens, jnp)
-    return state @ OUTPUT, cache.replace(layers=state[None])
+    return state @ OUTPUT, cache._replace(layers=state[None])
 
 
 def start(states=STATES):

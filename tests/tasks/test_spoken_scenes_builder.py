@@ -79,7 +79,7 @@ def test_the_configurations_for_users():
     }
     assert sizes == {
         "quickstart": (3000, 64, 200),
-        "full": (40_000, 500, 1000),
+        "full": (20_000, 500, 1000),
         "text": (120_000, 500, 1000),
         "tiny": (24, 8, 8),
     }

@@ -1,6 +1,8 @@
 """Synthetic speech: rate, duration, loudness, variation, determinism."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -26,6 +28,17 @@ def test_a_voice_speaks_at_16_khz_and_the_same_each_time(voice: voices.Voice):
     assert 0.01 < np.sqrt(np.mean(np.square(speech))) < 0.5
     assert np.max(np.abs(speech)) <= 1.0
     np.testing.assert_array_equal(speech, voices.speak(TEXT, voice=voice, seed=3))
+
+
+def test_pico_speaks_the_same_where_tensorflow_is_loaded():
+    """Both libraries have a function rdft."""
+    code = "import {}, hashlib; from slm_jax.tasks.spoken_scenes import voices as v; "
+    code += f"print(hashlib.sha256(v.speak({TEXT!r}, voice=v.PICO_US).tobytes()).hexdigest())"
+    said = [
+        subprocess.run([sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True).stdout
+        for module in ("tensorflow", "math")
+    ]
+    assert said[0] == said[1]
 
 
 def test_voices_differ():

@@ -21,7 +21,7 @@ from slm_jax.models.adapter import TransformerAdapter
 from slm_jax.models.conformer import Conformer
 from slm_jax.models.slm import SpeechLanguageModel
 from slm_jax.models.t5 import T5
-from slm_jax.training import bundle, optimizers
+from slm_jax.training import bundle, optimizers, partitioning
 from slm_jax.training.objective import TeacherForcing
 from slm_jax.training.run import Configuration, Training
 from slm_jax.training.run_log import read_metrics
@@ -66,9 +66,9 @@ def task():
 
 @pytest.fixture(scope="module")
 def model():
-    lm = dict(vocab_size=384, width=8, ff_width=8, num_encoder_layers=1, num_decoder_layers=1, num_heads=1, head_dim=8)
-    encoder = dict(num_layers=1, width=8, num_heads=1, subsampling_channels=(2, 2), front_end=LogMel(num_mels=4))
-    adapter = dict(features=8, num_heads=1, head_dim=8, ff_width=8)
+    lm = dict(vocab_size=384, width=8, ff_width=8, num_encoder_layers=1, num_decoder_layers=1, num_heads=2, head_dim=4)
+    encoder = dict(num_layers=1, width=8, num_heads=2, subsampling_channels=(2, 2), front_end=LogMel(num_mels=4))
+    adapter = dict(features=8, num_heads=2, head_dim=4, ff_width=8)
     return SpeechLanguageModel(speech_encoder=Conformer(**encoder), adapter=TransformerAdapter(**adapter), lm=T5(**lm))
 
 
@@ -125,6 +125,35 @@ def test_a_killed_run_goes_on_bit_for_bit(training, tmp_path):
     assert set(result.listening) == {"loss_true_audio", "loss_shuffled_audio", "loss_no_audio"}
 
 
+def test_eight_devices_equal_one(training, tmp_path):
+    """Data x fsdp x model against a single device: losses, evaluation and updated parameters."""
+    meshes = {
+        "one": partitioning.make_mesh(devices=jax.devices()[:1]),
+        "eight": partitioning.make_mesh(data=2, fsdp=2, model=2),
+    }
+    results = {}
+    for name, mesh in meshes.items():
+        run = dataclasses.replace(training, model_dir=str(tmp_path / name), mesh=mesh, train_steps=2)
+        results[name] = run.run().listening
+    for row, expected in zip(*(read_metrics(tmp_path / name, "train") for name in ("eight", "one")), strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+        assert row["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-3)
+    assert results["eight"] == pytest.approx(results["one"], abs=1e-4)
+    expected = state_of(tmp_path / "one")
+    for path, leaf in state_of(tmp_path / "eight").items():
+        np.testing.assert_allclose(leaf, expected[path], atol=1e-3)
+
+
+def test_frozen_parameters_are_bitwise_unchanged_and_only_trained_ones_are_saved(training, tmp_path, frozen_folder):
+    dataclasses.replace(training, train_steps=1).run()
+    saved = state_of(tmp_path / "run")
+    assert {path.split("/")[0] for path in saved} == {"adapter"}
+    manifest = bundle.load_bundle(tmp_path / "run").manifest
+    for name in ("speech_encoder", "lm"):
+        entry = foundation.read_manifest(frozen_folder)["components"][name]
+        assert manifest.fingerprints[name] == entry["fingerprint"]
+
+
 def test_what_a_run_leaves_behind(training, tmp_path, model):
     evaluation = DecodedEvaluation(task=TASK, split="test", task_feature_lengths=LENGTHS, method=Greedy(), batch_size=8)
     results = []
@@ -142,7 +171,7 @@ def test_what_a_run_leaves_behind(training, tmp_path, model):
         rows = [json.loads(line) for line in (folder / "predictions" / f"{name}.jsonl").read_text().splitlines()]
         assert [row["target"] for row in rows] == list("abcde")
     manifest = bundle.load_bundle(folder).manifest
-    assert set(manifest.fingerprints) == {"speech_encoder", "lm", "vocabulary"}
+    assert set(manifest.fingerprints) == {"speech_encoder", "lm", "vocabulary", "front_end"}
     assert manifest.metrics.keys() == {"say/exact_match"}
 
 

@@ -1,0 +1,68 @@
+"""The command line: T5X's flags, and what a bundle's own configuration may do."""
+
+import gin
+import pytest
+from absl import flags
+
+from slm_jax import gin_utils
+from slm_jax.training.bundle import BundleManifest
+
+
+@pytest.fixture(autouse=True)
+def command_line():
+    """No flags given and an empty configuration."""
+    gin.clear_config()
+    flags.FLAGS(["test"])
+    yield
+    gin.clear_config()
+
+
+def manifest(files=(), bindings=()):
+    return BundleManifest(fingerprints={}, trainable_patterns=("adapter/.*",), gin_files=files, gin_bindings=bindings)
+
+
+def test_bindings_are_rewritten_as_in_t5x():
+    arguments = ["train.py", "--gin.MODEL_DIR='/tmp/run=1'", "--gin_file=a.gin", "--dry_run"]
+    assert gin_utils.rewrite_arguments(arguments) == [
+        "train.py",
+        "--gin_bindings=MODEL_DIR = '/tmp/run=1'",
+        "--gin_file=a.gin",
+        "--dry_run",
+    ]
+
+
+def test_a_binding_without_a_value_is_an_error():
+    with pytest.raises(ValueError, match="--gin.TRAIN_STEPS has no value"):
+        gin_utils.rewrite_arguments(["train.py", "--gin.TRAIN_STEPS"])
+
+
+@pytest.mark.parametrize("binding", ["TRAIN_STEP = %UNKNOWN", "run.Training.model_dirs = 'x'"])
+def test_unknown_names_are_errors(binding):
+    with pytest.raises((ValueError, AttributeError), match="UNKNOWN|model_dirs"):
+        gin_utils.parse_configuration(["models/text.gin", "runs/train.gin"], [binding])
+        gin.query_parameter("TRAIN_STEP/gin.macro.value").scoped_configurable_fn()
+
+
+def test_a_missing_gin_file_is_named():
+    with pytest.raises(OSError, match=r"experiments/none\.gin"):
+        gin_utils.parse_configuration(["experiments/none.gin"])
+
+
+def test_a_bundle_is_read_with_files_that_ship():
+    gin_utils.parse_configuration_of(manifest(("gin/models/lms/t5_tiny.gin",), ("BATCH_SIZE = 3",)))
+    assert gin.query_parameter("BATCH_SIZE/gin.macro.value") == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "bindings"),
+    [
+        ((), ()),
+        (("../setup.py",), ()),
+        (("/tmp/own.gin",), ()),
+        (("models/lms/t5_tiny.gin",), ("X = @os.system()",)),
+        (("models/lms/t5_tiny.gin",), ("X = 1\nimport os",)),
+    ],
+)
+def test_a_bundle_cannot_name_other_files_or_call_anything(files, bindings):
+    with pytest.raises(ValueError, match="--gin_file"):
+        gin_utils.parse_configuration_of(manifest(files, bindings))

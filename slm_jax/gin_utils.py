@@ -1,10 +1,12 @@
 """The command line of every main: T5X's gin flags, and what a gin run writes about itself."""
 
+import copy
 import logging
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
 import jax
@@ -92,8 +94,13 @@ def load_model(directory: str) -> LoadedModel:
         training,
         directory=directory,
         vocabulary=checked_vocabulary(training),
-        task_feature_lengths=gin.query_parameter("TASK_FEATURE_LENGTHS/gin.macro.value"),
+        task_feature_lengths=macro("TASK_FEATURE_LENGTHS"),
     )
+
+
+def macro(name: str) -> Any:
+    """The value of a macro; if it is a call, its result."""
+    return copy.deepcopy(gin.query_parameter(f"{name}/gin.macro.value"))  # gin calls a reference when it is copied
 
 
 def checked_vocabulary(training: Training) -> seqio.Vocabulary:
@@ -102,7 +109,7 @@ def checked_vocabulary(training: Training) -> seqio.Vocabulary:
     Raises:
       ValueError: there is no such task, or its vocabulary is not the language model's.
     """
-    task = pipeline.get_mixture_or_task(gin.query_parameter("MIXTURE_OR_TASK_NAME/gin.macro.value"))
+    task = pipeline.get_mixture_or_task(macro("MIXTURE_OR_TASK_NAME"))
     vocabulary = task.output_features["targets"].vocabulary
     language_model = getattr(training.objective.model, "lm", None)
     if language_model is not None:

@@ -9,9 +9,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import seqio
 
 from slm_jax.data import pipeline
+from slm_jax.data.vocabularies import Vocabulary
 from slm_jax.decoding.ctc import ctc_greedy
 from slm_jax.decoding.decode import DecodingMethod, decode
 from slm_jax.decoding.greedy import Greedy
@@ -117,7 +117,7 @@ class DecodedEvaluation:
         )
 
     @property
-    def vocabulary(self) -> seqio.Vocabulary:
+    def vocabulary(self) -> Vocabulary:
         return pipeline.get_mixture_or_task(self.task).output_features["targets"].vocabulary
 
     def decode(

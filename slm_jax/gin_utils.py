@@ -10,17 +10,14 @@ from typing import Any
 
 import gin
 import jax
-import seqio
 from absl import app, flags
 from absl import logging as absl_logging
 
-from slm_jax.data import pipeline, vocabularies
+from slm_jax.data import pipeline, sources, vocabularies
 from slm_jax.inference import LoadedModel
 from slm_jax.resources import gin_folder
 from slm_jax.training.bundle import BundleManifest, load_bundle
 from slm_jax.training.run import Configuration, Training
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before tensorflow is imported: its start-up notes help nobody
 
 FLAGS = flags.FLAGS
 
@@ -61,7 +58,7 @@ def parse_configuration(files: Sequence[str] = (), bindings: Sequence[str] = ())
         gin.add_config_file_search_path(folder)
     gin.parse_config_files_and_bindings(FLAGS.gin_file or files, [*bindings, *FLAGS.gin_bindings])
     if FLAGS.tfds_data_dir:
-        seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
+        sources.use_tfds_folder(FLAGS.tfds_data_dir)
 
 
 def parse_configuration_of(manifest: BundleManifest) -> None:
@@ -103,7 +100,7 @@ def macro(name: str) -> Any:
     return copy.deepcopy(gin.query_parameter(f"{name}/gin.macro.value"))  # gin calls a reference when it is copied
 
 
-def checked_vocabulary(training: Training) -> seqio.Vocabulary:
+def checked_vocabulary(training: Training) -> vocabularies.Vocabulary:
     """The vocabulary of MIXTURE_OR_TASK_NAME.
 
     Raises:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
-import seqio
 
 from slm_jax.data.audio_io import SAMPLE_RATE, read_audio
+from slm_jax.data.vocabularies import Vocabulary
 from slm_jax.decoding.decode import DecodingMethod
 from slm_jax.decoding.greedy import Greedy
 from slm_jax.evaluation import make_predict
@@ -44,7 +44,7 @@ class LoadedModel:
 
     training: Training
     params: PyTree
-    vocabulary: seqio.Vocabulary
+    vocabulary: Vocabulary
     task_feature_lengths: Mapping[str, int]
     report: str
 
@@ -54,7 +54,7 @@ class LoadedModel:
         training: Training,
         *,
         directory: str | os.PathLike[str],
-        vocabulary: seqio.Vocabulary,
+        vocabulary: Vocabulary,
         task_feature_lengths: Mapping[str, int],
     ) -> "LoadedModel":
         """The bundle in `directory` on the frozen parts that `training` names; nothing is initialised.

@@ -68,10 +68,11 @@ class Report:
     def summary(self, result: RunResult) -> dict[str, Any]:
         """All numbers of the run, by key."""
         summary: dict[str, Any] = {}
-        for scores, evaluated in ((self.scores_before, result.before), (self.scores, result.after)):
+        after = {name: evaluated.scores for name, evaluated in result.after.items()}
+        for scores, values in ((self.scores_before, result.before), (self.scores, after)):
             for score in scores:
-                if score.evaluation in evaluated:
-                    put(summary, score.key, evaluated[score.evaluation].scores[score.metric])
+                if score.evaluation in values:
+                    put(summary, score.key, values[score.evaluation][score.metric])
         return summary | {
             **result.listening,
             "trained_parameters": result.counts["trainable"],
@@ -84,10 +85,11 @@ class Report:
         table = Table(title="On sentences and a voice that training never had")
         for column in ("", "before training", "after"):
             table.add_column(column, justify="left" if not column else "right")
+        after = {name: evaluated.scores for name, evaluated in result.after.items()}
         before = {(s.evaluation, s.metric): value_of(result.before, s) for s in self.scores_before}
         for score in self.scores:
             shown = before.get((score.evaluation, score.metric), "")
-            table.add_row(score.label, shown, value_of(result.after, score))
+            table.add_row(score.label, shown, value_of(after, score))
         table.add_section()
         for name, label in (("true", "its own speech"), ("shuffled", "another's speech"), ("no", "no speech")):
             if f"loss_{name}_audio" in result.listening:
@@ -116,11 +118,11 @@ def put(summary: dict[str, Any], key: str, value: float) -> None:
     summary[last] = round(value, 4)
 
 
-def value_of(evaluated: Mapping[str, Any], score: Score) -> str:
+def value_of(values: Mapping[str, Mapping[str, float]], score: Score) -> str:
     """The score as the table shows it; empty if it was not evaluated."""
-    if score.evaluation not in evaluated:
+    if score.evaluation not in values:
         return ""
-    return f"{evaluated[score.evaluation].scores[score.metric]:.1f}{score.unit}"
+    return f"{values[score.evaluation][score.metric]:.1f}{score.unit}"
 
 
 def plot_loss(model_dir: pathlib.Path) -> None:

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
 ONLY_IN = {
     "gin": MAINS,
     "t5x": ("t5x_bridge",),
-    "seqio": ("data", "tasks", "t5x_bridge", *APPLICATIONS, *MAINS),
+    "seqio": ("data", "tasks", "t5x_bridge"),
     "tensorflow": ("data", "tasks"),
     "tensorflow_datasets": ("data", "tasks"),
     "tensorflow_text": ("data", "tasks"),

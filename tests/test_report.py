@@ -22,7 +22,7 @@ def result(tmp_path):
     return RunResult(
         model_dir=tmp_path,
         counts={"trainable": 10, "frozen": 990, "components": {}},
-        before={"transcribe": Evaluated({"wer": 101.0}, [prediction])},
+        before={"transcribe": {"wer": 101.0}},
         after={
             "transcribe": Evaluated({"wer": 3.25}, [prediction]),
             "translate_es": Evaluated({"bleu": 61.5}, [prediction]),

@@ -21,6 +21,11 @@ def training_flag(split: str) -> tf.Tensor:
     return tf.constant(int(split.startswith("train")), tf.int32)
 
 
+def use_tfds_folder(folder: str) -> None:
+    """Prepared TensorFlow Datasets are read from `folder` from now on."""
+    seqio.set_tfds_data_dir_override(folder)
+
+
 class TfdsSource(seqio.TfdsDataSource):
     """A TensorFlow Dataset that has been prepared.
 

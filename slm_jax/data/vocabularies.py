@@ -4,6 +4,8 @@ import pathlib
 
 import seqio
 
+Vocabulary = seqio.Vocabulary
+
 SCENES_MODEL = pathlib.Path(__file__).resolve().parent.parent / "foundation" / "scenes.model"
 """Written by `python -m slm_jax.tasks.spoken_scenes.train_vocabulary`."""
 

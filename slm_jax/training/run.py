@@ -18,7 +18,7 @@ from slm_jax.models.interfaces import LossOutput, Objective
 from slm_jax.training import bundle, checkpoints, freezing, partitioning, restore
 from slm_jax.training.loop import HostBatch, Loop, Periodic
 from slm_jax.training.objective import remove_speech, shuffle_speech
-from slm_jax.training.run_log import RunLog
+from slm_jax.training.run_log import RunLog, read_metrics
 from slm_jax.training.state import TrainState
 from slm_jax.training.step import EvalStep, TrainStep
 from slm_jax.typing import Batch, DTypeLike, PyTree
@@ -74,7 +74,7 @@ class RunResult:
     Attributes:
       model_dir: where everything was written.
       counts: parameters by component, see `freezing.count_parameters`.
-      before: evaluated before training, by name (only those asked for).
+      before: scores before training, by evaluation and metric (only those asked for).
       after: evaluated after training, by name.
       listening: loss a token with true, shuffled and no speech, after training.
       seconds: wall time of the run in this process.
@@ -211,8 +211,8 @@ class _Run:
         # Outside the mesh's context: in it, flax constrains every parameter that is unboxed by the frozen rules.
         state, frozen, position = self.restore()
         with self.partitioner.context():
-            first = int(state.step) == 0
-            before = {name: self.decode(name, state, frozen) for name in training.evaluations_before} if first else {}
+            for name in training.evaluations_before if int(state.step) == 0 else ():
+                self.decode(name, state, frozen)
             batches = training.train_batches(seed=training.seed, skip_batches=position)
             state = self.loop(frozen, batches).run(state, frozen, batches, jax.random.key(training.seed))
             self.checkpoints.close()
@@ -222,7 +222,7 @@ class _Run:
         result = RunResult(
             model_dir=self.model_dir,
             counts=freezing.count_parameters(training.shapes(), training.trainable),
-            before=before,
+            before=self.scores_before(),
             after=after,
             listening=listening,
             seconds=time.monotonic() - self.start,
@@ -376,6 +376,15 @@ class _Run:
         lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in evaluated.predictions]
         (folder / f"{name}-{step}.jsonl").write_text("\n".join(lines) + "\n")
         return evaluated
+
+    def scores_before(self) -> dict[str, dict[str, float]]:
+        """Scores at step 0, by evaluation and metric; read back, since this process may have begun at a later step."""
+        scores: dict[str, dict[str, float]] = {}
+        for row in read_metrics(self.model_dir, "eval"):
+            for name in self.training.evaluations_before if row["step"] == 0 else ():
+                found = {key.removeprefix(f"{name}/"): v for key, v in row.items() if key.startswith(f"{name}/")}
+                scores[name] = found
+        return scores
 
     def decode_all(self, state: TrainState, frozen: PyTree) -> None:
         for name in self.training.evaluations:

@@ -96,8 +96,11 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def read_metrics(model_dir: pathlib.Path, kind: str) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl of one kind; where a resumed run wrote a step again, the later row counts."""
-    rows = [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
-    by_step = {row["step"]: row for row in rows if row["kind"] == kind}
+def read_metrics(model_dir: pathlib.Path, kind: str) -> list[dict[str, Any]]:
+    """One row a step, of one kind, from metrics.jsonl; of a value written twice (after a resume) the later counts."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for line in (model_dir / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["kind"] == kind:
+            by_step.setdefault(row["step"], {}).update(row)
     return [by_step[step] for step in sorted(by_step)]

@@ -27,7 +27,7 @@ from slm_jax.weights import fingerprints
 VARIANTS: Mapping[str, Callable[[Batch], Batch]] = {
     "true": lambda batch: batch,
     "shuffled": shuffle_speech,
-    "none": remove_speech,
+    "no": remove_speech,
 }
 """Versions of an evaluation batch by how much speech there is to listen to."""
 

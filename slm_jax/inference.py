@@ -66,7 +66,7 @@ class LoadedModel:
         """
         supply = restore.read_initial(directory)
         assembled = restore.assemble_parameters(
-            training.shapes(), trainable_patterns=training.trainable, sources=training.sources, initial=supply
+            training.shapes, trainable_patterns=training.trainable, sources=training.sources, initial=supply
         )
         restore.check_initial(supply, assembled, identity=training.settings_identity())
         params = jax.device_put(assembled.parameters)

@@ -1,5 +1,7 @@
 """Answers about audio files: what goes in, what comes out, and what is refused."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -104,7 +106,7 @@ def test_files_that_are_no_audio_are_named(model, tmp_path):
 def test_another_front_end_is_refused_by_name(training):
     model = training.objective.model
     other = model.clone(speech_encoder=model.speech_encoder.clone(front_end=LogMel(num_mels=4, low_hz=200.0)))
-    changed = training.__class__(**{**vars(training), "objective": TeacherForcing(model=other)})
+    changed = dataclasses.replace(training, objective=TeacherForcing(model=other))
     with pytest.raises(bundle.IncompatibleBundleError, match="front_end: trained with"):
         LoadedModel.load(
             changed, directory=training.model_dir, vocabulary=seqio.ByteVocabulary(), task_feature_lengths=LENGTHS

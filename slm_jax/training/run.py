@@ -1,6 +1,7 @@
 """A training run from configuration to bundle: shapes, parameters, loop, checkpoints, evaluations."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -148,15 +149,17 @@ class Training:
     prepare: Callable[[], None] | None = None
     report: Callable[[RunResult], None] | None = None
 
+    @functools.cached_property
     def boxed_shapes(self) -> PyTree:
         """Shapes of all parameters in their boxes of axis names; nothing is allocated."""
         shapes = jax.eval_shape(self.objective.init, jax.random.key(0), self.batch_shapes)
         trees.check_coverage(trees.flatten(nn.unbox(shapes)), self.trainable)
         return shapes
 
+    @functools.cached_property
     def shapes(self) -> PyTree:
         """Shapes and types of all parameters as this run holds them."""
-        trained, frozen = trees.partition(nn.unbox(self.boxed_shapes()), self.trainable)
+        trained, frozen = trees.partition(nn.unbox(self.boxed_shapes), self.trainable)
         frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.frozen_dtype), frozen)
         return trees.combine(trained, frozen)
 
@@ -169,7 +172,7 @@ class Training:
 
     def describe(self) -> str:
         """The parameter table; its last line is a JSON object with `trainable`, `frozen` and `components`."""
-        shapes = self.shapes()
+        shapes = self.shapes
         counts = freezing.count_parameters(shapes, self.trainable)
         return freezing.parameter_table(shapes, self.trainable) + json.dumps(counts)
 
@@ -190,7 +193,7 @@ class _Run:
         self.log = RunLog(self.model_dir, total_steps=training.train_steps, primary=jax.process_index() == 0)
         mesh = partitioning.make_mesh() if training.mesh is None else training.mesh
         self.partitioner = partitioning.Partitioner(mesh, trainable=training.trainable)
-        self.boxed = training.boxed_shapes()
+        self.boxed = training.boxed_shapes
         self.shardings = self.partitioner.shardings(self.boxed)
         self.components = freezing.trainable_components(training.trainable, trees.flatten(nn.unbox(self.boxed)))
         self.checkpoints = checkpoints.Checkpoints(self.model_dir / checkpoints.FOLDER, keep=training.keep_checkpoints)
@@ -205,7 +208,7 @@ class _Run:
         training = self.training
         (self.model_dir / "model-info.txt").write_text(training.describe() + "\n")
         (self.model_dir / bundle.CONFIG).write_text(self.configuration.text())
-        self.log.say(freezing.parameter_table(training.shapes(), training.trainable))
+        self.log.say(freezing.parameter_table(training.shapes, training.trainable))
         if training.prepare is not None and jax.process_index() == 0:
             training.prepare()
         # Outside the mesh's context: in it, flax constrains every parameter that is unboxed by the frozen rules.
@@ -221,7 +224,7 @@ class _Run:
             self.write_bundle(state, after)
         result = RunResult(
             model_dir=self.model_dir,
-            counts=freezing.count_parameters(training.shapes(), training.trainable),
+            counts=freezing.count_parameters(training.shapes, training.trainable),
             before=self.scores_before(),
             after=after,
             listening=listening,
@@ -241,7 +244,7 @@ class _Run:
             initial = restore.read_initial(training.initial_checkpoint)
         own = None if saved is None else restore.Supply(f"this run's step {saved.step}", saved.trainable)
         assembled = restore.assemble_parameters(
-            training.shapes(),
+            training.shapes,
             trainable_patterns=training.trainable,
             sources=training.sources,
             checkpoint=own,
@@ -272,7 +275,7 @@ class _Run:
         """This run's latest checkpoint, on the devices; None if it has none."""
         if not self.checkpoints.steps():
             return None
-        trained, _ = trees.partition(self.training.shapes(), self.training.trainable)
+        trained, _ = trees.partition(self.training.shapes, self.training.trainable)
         state = jax.eval_shape(lambda params: TrainState.create(params, self.training.optimizer), trained)
         template = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -17,7 +17,8 @@ from slm_jax.data import pipeline, sources, vocabularies
 from slm_jax.inference import LoadedModel
 from slm_jax.resources import gin_folder
 from slm_jax.training.bundle import BundleManifest, load_bundle
-from slm_jax.training.run import Configuration, Training
+from slm_jax.training.run import Training
+from slm_jax.training.run_interfaces import Configuration
 
 FLAGS = flags.FLAGS
 

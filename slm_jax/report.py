@@ -11,7 +11,7 @@ from matplotlib import pyplot
 from rich.console import Console
 from rich.table import Table
 
-from slm_jax.training.run import RunResult
+from slm_jax.training.run_interfaces import RunResult
 from slm_jax.training.run_log import format_seconds, read_metrics
 
 SUMMARY = "summary.json"

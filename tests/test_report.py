@@ -6,7 +6,7 @@ import pytest
 
 from slm_jax.evaluation import Evaluated, Prediction
 from slm_jax.report import Report, Score
-from slm_jax.training.run import RunResult
+from slm_jax.training.run_interfaces import RunResult
 
 WER = Score(label="transcription", evaluation="transcribe", metric="wer", key="wer_after", unit="%")
 SPANISH = Score(label="Spanish", evaluation="translate_es", metric="bleu", key="zero_shot.translate_es")

@@ -5,8 +5,8 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,8 +17,9 @@ import optax
 from slm_jax import trees
 from slm_jax.models.interfaces import LossOutput, Objective
 from slm_jax.training import bundle, checkpoints, freezing, partitioning, restore
-from slm_jax.training.loop import HostBatch, Loop, Periodic
+from slm_jax.training.loop import Loop, Periodic
 from slm_jax.training.objective import remove_speech, shuffle_speech
+from slm_jax.training.run_interfaces import Batches, Configuration, Evaluation, RunResult
 from slm_jax.training.run_log import RunLog, read_metrics
 from slm_jax.training.state import TrainState
 from slm_jax.training.step import EvalStep, TrainStep
@@ -31,62 +32,6 @@ VARIANTS: Mapping[str, Callable[[Batch], Batch]] = {
     "no": remove_speech,
 }
 """Versions of an evaluation batch by how much speech there is to listen to."""
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """An iterator of host batches that knows how many it has given."""
-
-    position: int
-
-    def __iter__(self) -> Iterator[HostBatch]: ...
-
-    def __next__(self) -> HostBatch: ...
-
-
-@runtime_checkable
-class Evaluation(Protocol):
-    """A decoded evaluation: `predict` gives a jitted function, `run` scores a split with it."""
-
-    def predict(self, model: nn.Module) -> Callable[..., jax.Array]: ...
-
-    def run(self, predict: Callable[..., jax.Array], params: PyTree, *, shard: Callable) -> Any: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Configuration:
-    """Where a run's settings came from, kept with what it leaves behind.
-
-    Attributes:
-      text: gives the operative configuration, for config.gin.
-      gin_files: of the command line.
-      gin_bindings: of the command line.
-    """
-
-    text: Callable[[], str] = str
-    gin_files: Sequence[str] = ()
-    gin_bindings: Sequence[str] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """What a finished run has to tell.
-
-    Attributes:
-      model_dir: where everything was written.
-      counts: parameters by component, see `freezing.count_parameters`.
-      before: scores before training, by evaluation and metric (only those asked for).
-      after: evaluated after training, by name.
-      listening: loss a token with true, shuffled and no speech, after training.
-      seconds: wall time of the run in this process.
-    """
-
-    model_dir: pathlib.Path
-    counts: Mapping[str, Any]
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
-    listening: Mapping[str, float]
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)

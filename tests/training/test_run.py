@@ -23,7 +23,8 @@ from slm_jax.models.slm import SpeechLanguageModel
 from slm_jax.models.t5 import T5
 from slm_jax.training import bundle, optimizers, partitioning
 from slm_jax.training.objective import TeacherForcing
-from slm_jax.training.run import Configuration, Training
+from slm_jax.training.run import Training
+from slm_jax.training.run_interfaces import Configuration
 from slm_jax.training.run_log import read_metrics
 from slm_jax.weights import foundation
 

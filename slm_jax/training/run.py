@@ -154,10 +154,10 @@ class _Run:
         (self.model_dir / "model-info.txt").write_text(training.describe() + "\n")
         (self.model_dir / bundle.CONFIG).write_text(self.configuration.text())
         self.log.say(freezing.parameter_table(training.shapes, training.trainable))
-        if training.prepare is not None and jax.process_index() == 0:
-            training.prepare()
         # Outside the mesh's context: in it, flax constrains every parameter that is unboxed by the frozen rules.
         state, frozen, position = self.restore()
+        if training.prepare is not None and jax.process_index() == 0:
+            training.prepare()
         with self.partitioner.context():
             for name in training.evaluations_before if int(state.step) == 0 else ():
                 self.decode(name, state, frozen)

@@ -61,9 +61,11 @@ class Report:
         console.print(self.table(result))
         for line in self.example_lines(result):
             console.print(line, markup=False, soft_wrap=True)
-        console.print(f"\nWritten to {result.model_dir}: bundle/, {SUMMARY}, {LOSS_PLOT}, predictions/", markup=False)
+        closing = [f"\nWritten to {result.model_dir}: bundle/, {SUMMARY}, {LOSS_PLOT}, predictions/"]
         if self.try_it:
-            console.print(f"Try your own recording:\n  {self.try_it.format(model_dir=result.model_dir)}", markup=False)
+            closing += ["Try your own recording:", f"  {self.try_it.format(model_dir=result.model_dir)}"]
+        for line in closing:
+            console.print(line, markup=False, soft_wrap=True)  # a command that is wrapped cannot be copied
 
     def summary(self, result: RunResult) -> dict[str, Any]:
         """All numbers of the run, by key."""

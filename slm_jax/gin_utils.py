@@ -80,7 +80,8 @@ def parse_configuration_of(manifest: BundleManifest) -> None:
             f"the bundle was trained with {list(manifest.gin_files)} and {list(manifest.gin_bindings)}, which do not"
             " all come with slm_jax: name its gin files with --gin_file and its bindings with --gin.NAME=value"
         )
-    parse_configuration(files, () if FLAGS.gin_file else manifest.gin_bindings)
+    # A training file may require a MODEL_DIR; nothing is written there now.
+    parse_configuration(files, ("MODEL_DIR = ''",) if FLAGS.gin_file else manifest.gin_bindings)
 
 
 def load_model(directory: str) -> LoadedModel:
@@ -133,10 +134,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     def parse(arguments: Sequence[str]) -> list[str]:
         return FLAGS(rewrite_arguments(arguments))
 
-    # The libraries' start-up notes; --verbosity=0 shows them.
-    FLAGS.set_default("verbosity", absl_logging.WARNING)
-
     def start(arguments: Sequence[str]) -> None:
+        if not FLAGS["verbosity"].present:  # --verbosity=0 shows what the libraries note
+            absl_logging.set_verbosity(absl_logging.WARNING)
         try:
             main(arguments[1:])
         except (FileNotFoundError, OSError, ValueError) as error:

@@ -66,3 +66,13 @@ def test_a_bundle_is_read_with_files_that_ship():
 def test_a_bundle_cannot_name_other_files_or_call_anything(files, bindings):
     with pytest.raises(ValueError, match="--gin_file"):
         gin_utils.parse_configuration_of(manifest(files, bindings))
+
+
+def test_files_of_the_command_line_come_before_those_of_the_bundle():
+    flags.FLAGS(["test", "--gin_file=models/lms/t5_tiny.gin", "--gin_bindings=BATCH_SIZE = 5"])
+    gin_utils.parse_configuration_of(manifest(("/tmp/own.gin",), ("BATCH_SIZE = 3",)))
+    assert gin.query_parameter("BATCH_SIZE/gin.macro.value") == 5
+    assert gin.query_parameter("MODEL_DIR/gin.macro.value") == ""
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS["gin_file"].unparse()
+    flags.FLAGS["gin_bindings"].unparse()

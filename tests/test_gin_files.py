@@ -115,7 +115,7 @@ EXPERIMENTS = [path for path in FILES if path.parent.name == "experiments"]
 
 
 def training_of(path: pathlib.Path) -> Training:
-    gin.parse_config_files_and_bindings([str(path)], ["MODEL_DIR = 'unused'"])
+    gin.parse_config_files_and_bindings([str(path)], ["MODEL_DIR = 'unused'", "MANIFEST = 'unused'"])
     return gin.get_configurable(Training)()
 
 

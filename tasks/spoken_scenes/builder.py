@@ -33,14 +33,14 @@ class SpokenScenesConfig(tfds.core.BuilderConfig):
 
     Attributes:
       train, validation, test: how many examples each split has.
-      speech: whether the sentences are spoken, or text alone.
+      content: what the examples hold.
       workers: processes that speak; None for one a core, 0 for none besides this one.
     """
 
     train: int
     validation: int
     test: int
-    speech: bool = True
+    content: utterances.Content = utterances.Content.SPEECH
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -58,9 +58,10 @@ class SpokenScenesConfig(tfds.core.BuilderConfig):
 
 
 def _features(config: SpokenScenesConfig) -> tfds.features.FeaturesDict:
-    names = dict.fromkeys((*families.TARGET_FEATURES, "question", "name", "id"))
-    features = {name: tfds.features.Text() for name in names}
-    if config.speech:
+    about_scenes = (*families.TARGET_FEATURES, "question", "name")
+    names = ("text",) if config.content is utterances.Content.FRAGMENTS else about_scenes
+    features = {name: tfds.features.Text() for name in (*names, "id")}
+    if config.content is not utterances.Content.TEXT:
         # Raw bytes: two a sample on disk, and decoding is a cast. tfds.features.Audio would store 64-bit integers.
         features["speech"] = tfds.features.Tensor(
             shape=(None,), dtype=np.int16, encoding="bytes", doc="16-bit samples at 16 kHz"
@@ -82,9 +83,22 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
         SpokenScenesConfig(
             name="quickstart", description="A few minutes of work for one CPU.", train=3000, validation=64, test=200
         ),
-        SpokenScenesConfig(name="full", description="About 15 hours.", train=20_000, validation=500, test=1000),
+        SpokenScenesConfig(name="full", description="About 13 hours.", train=20_000, validation=500, test=1000),
         SpokenScenesConfig(
-            name="text", description="Text alone.", train=120_000, validation=500, test=1000, speech=False
+            name="fragments",
+            description="One to three words at a time, about 3 hours.",
+            train=12_000,
+            validation=100,
+            test=100,
+            content=utterances.Content.FRAGMENTS,
+        ),
+        SpokenScenesConfig(
+            name="text",
+            description="Text alone.",
+            train=120_000,
+            validation=500,
+            test=1000,
+            content=utterances.Content.TEXT,
         ),
         SpokenScenesConfig(name="tiny", description="For tests.", train=24, validation=8, test=8, workers=0),
     ]
@@ -105,4 +119,4 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
         size = config.size(split)
         workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
         workers = workers if size >= _MIN_SIZE_FOR_WORKERS else 0
-        yield from utterances.examples(split, size=size, speech=config.speech, workers=workers)
+        yield from utterances.examples(split, size=size, content=config.content, workers=workers)

@@ -1,10 +1,12 @@
 """Examples of the dataset, made one by one or by several processes. Needs no tensorflow."""
 
 import dataclasses
+import enum
+import functools
 import itertools
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -22,10 +24,26 @@ Example = dict[str, Any]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+MAX_FRAGMENT_WORDS = 3
+
 _CHUNK = 16
 _PICO_SHARE = 0.6
 _JOBS_A_WORKER = 4
 _SPLIT_SEEDS = {Split.TRAIN: 0, Split.VALIDATION: 1, Split.TEST: 2}
+
+
+class Content(enum.Enum):
+    """What the examples of a dataset hold."""
+
+    SPEECH = "speech"
+    """Spoken sentences, and the targets of all families."""
+    TEXT = "text"
+    """The same, not spoken."""
+    FRAGMENTS = "fragments"
+    """One to three neighbouring words of a sentence, spoken by themselves, and nothing else.
+
+    A speech encoder learns from them which sound belongs to which word, before it has to find words in sentences.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +55,9 @@ class Utterance:
     scene: Scene
 
 
-def spoken_form(scene: Scene) -> str:
-    """The sentence as a synthesizer reads it best: with capitals and a full stop."""
-    words = english.realise(scene).split()
-    capital = [word.capitalize() if word in (scene.name, "i", "monday", "sunday") else word for word in words]
+def spoken_form(words: Sequence[str], *, name: str) -> str:
+    """Words as a synthesizer reads them best: with capitals, those of the scene's `name` included, and a full stop."""
+    capital = [word.capitalize() if word in (name, "i", "monday", "sunday") else word for word in words]
     return " ".join([capital[0].capitalize(), *capital[1:]]) + "."
 
 
@@ -51,25 +68,32 @@ def _conditions(split: Split, rng: np.random.Generator) -> tuple[voices.Voice, v
     return voice, voices.draw_variation(rng, voice=voice)
 
 
-def speech_example(utterance: Utterance) -> Example | None:
-    """Speaks an utterance; None if it lasts longer than MAX_SECONDS."""
+def fragment(words: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """One to MAX_FRAGMENT_WORDS neighbouring words."""
+    size = int(rng.integers(1, MAX_FRAGMENT_WORDS + 1))
+    start = int(rng.integers(len(words) - size + 1))
+    return list(words[start : start + size])
+
+
+def make_example(utterance: Utterance, *, content: Content) -> Example | None:
+    """Speaks an utterance, or writes it down; None if it lasts longer than MAX_SECONDS."""
+    scene = utterance.scene
+    if content is Content.TEXT:
+        return families.targets(scene)
     rng = np.random.default_rng((_SPLIT_SEEDS[utterance.split], utterance.number))
     voice, variation = _conditions(utterance.split, rng)
     seed = int(rng.integers(2**31))
-    speech = voices.render(spoken_form(utterance.scene), voice=voice, variation=variation, seed=seed)
+    words = english.realise(scene).split()
+    words = fragment(words, rng) if content is Content.FRAGMENTS else words
+    speech = voices.render(spoken_form(words, name=scene.name), voice=voice, variation=variation, seed=seed)
     if len(speech) > MAX_SECONDS * voices.SAMPLE_RATE:
         return None
-    audio = {"speech": voices.to_int16(speech), "voice": voice.name, "speed": np.float32(variation.speed)}
-    return {**families.targets(utterance.scene), **audio}
+    texts = {"text": " ".join(words)} if content is Content.FRAGMENTS else families.targets(scene)
+    return {**texts, "speech": voices.to_int16(speech), "voice": voice.name, "speed": np.float32(variation.speed)}
 
 
-def text_example(utterance: Utterance) -> Example:
-    """The texts of an utterance, without speech."""
-    return families.targets(utterance.scene)
-
-
-def _speak_chunk(chunk: tuple[Utterance, ...]) -> list[Example | None]:
-    return [speech_example(utterance) for utterance in chunk]
+def _make_chunk(chunk: tuple[Utterance, ...], *, content: Content) -> list[Example | None]:
+    return [make_example(utterance, content=content) for utterance in chunk]
 
 
 def bounded_map(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:
@@ -105,17 +129,13 @@ def bounded_map(function: Callable[[Job], Result], jobs: Iterable[Job], *, worke
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def examples(split: Split, *, size: int, speech: bool, workers: int) -> Iterator[tuple[str, Example]]:
-    """`size` distinct examples of a split, each with its id; the same whatever the number of workers."""
+def examples(split: Split, *, size: int, content: Content, workers: int) -> Iterator[tuple[str, Example]]:
+    """`size` examples of distinct sentences of a split, each with its id; the same whatever the number of workers."""
     stream = (Utterance(split, number, scene) for number, (_, scene) in enumerate(sentences(split)))
-    made: Iterator[Example]
-    if speech:
-        spoken = itertools.chain.from_iterable(
-            bounded_map(_speak_chunk, zip(*[stream] * _CHUNK, strict=False), workers=workers)
-        )
-        made = (example for example in spoken if example is not None)
-    else:
-        made = map(text_example, stream)
+    make = functools.partial(_make_chunk, content=content)
+    workers = 0 if content is Content.TEXT else workers  # faster than sending it to another process
+    chunks = bounded_map(make, zip(*[stream] * _CHUNK, strict=False), workers=workers)
+    made = (example for example in itertools.chain.from_iterable(chunks) if example is not None)
     for index, example in enumerate(itertools.islice(made, size)):
         key = f"{split.value}-{index:06d}"
         yield key, {**example, "id": key}

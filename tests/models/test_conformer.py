@@ -245,6 +245,7 @@ def test_scanned_equals_unrolled(speech, variables, output, remat):
         dict(num_heads=4),
         dict(ff_multiplier=2),
         dict(conv_kernel=3),
+        dict(block_norm="none"),
         dict(chunk_frames=2),
         dict(chunk_frames=None),
         dict(subsampling_channels=(3, 5)),

@@ -8,7 +8,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from slm_jax.tasks.spoken_scenes import builder, families, names, utterances, voices
-from slm_jax.tasks.spoken_scenes.corpus import Split
+from slm_jax.tasks.spoken_scenes.corpus import Split, sentences
+from slm_jax.tasks.spoken_scenes.utterances import Content
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_round_trip(tiny: tfds.core.DatasetBuilder, read: dict[str, list[dict]])
     expected = {"speech", "voice", "speed", "id", "name", "question", *families.TARGET_FEATURES}
     assert set(tiny.info.features) == expected
     for split in Split:
-        made = dict(utterances.examples(split, size=len(read[split.value]), speech=True, workers=0))
+        made = dict(utterances.examples(split, size=len(read[split.value]), content=Content.SPEECH, workers=0))
         for example in read[split.value]:
             original = made.pop(example["id"].decode())
             np.testing.assert_array_equal(example["speech"], original["speech"])
@@ -62,7 +63,7 @@ def test_splits_share_no_sentence(read: dict[str, list[dict]]):
 
 
 def test_text_needs_no_speech(tmp_path: pathlib.Path):
-    config = builder.SpokenScenesConfig(name="words", train=30, validation=3, test=2, speech=False, workers=0)
+    config = builder.SpokenScenesConfig(name="words", train=30, validation=3, test=2, content=Content.TEXT, workers=0)
     built = builder.SpokenScenes(config=config, data_dir=tmp_path)
     built.download_and_prepare()
     assert not {"speech", "voice", "speed"} & set(built.info.features)
@@ -80,9 +81,20 @@ def test_the_configurations_for_users():
     assert sizes == {
         "quickstart": (3000, 64, 200),
         "full": (20_000, 500, 1000),
+        "fragments": (12_000, 100, 100),
         "text": (120_000, 500, 1000),
         "tiny": (24, 8, 8),
     }
+
+
+def test_fragments_are_neighbouring_words_of_sentences():
+    made = [example for _, example in utterances.examples(Split.TRAIN, size=12, content=Content.FRAGMENTS, workers=0)]
+    source = [text for text, _ in itertools.islice(sentences(Split.TRAIN), 12)]
+    for example, sentence in zip(made, source, strict=True):
+        assert f" {example['text']} " in f" {sentence} "
+        assert len(example["speech"]) / voices.SAMPLE_RATE < 3
+        assert set(example) == {"id", "text", "speech", "voice", "speed"}
+    assert {len(example["text"].split()) for example in made} == {1, 2, 3}
 
 
 def test_examples_do_not_depend_on_the_number_of_workers():
@@ -95,9 +107,10 @@ def test_endless_jobs_are_taken_one_by_one():
 
 
 def test_too_long_utterances_give_way_to_the_next_sentence(monkeypatch: pytest.MonkeyPatch):
-    plain = [example["text"] for _, example in utterances.examples(Split.TRAIN, size=20, speech=True, workers=0)]
+    examples = utterances.examples(Split.TRAIN, size=20, content=Content.SPEECH, workers=0)
+    plain = [example["text"] for _, example in examples]
     monkeypatch.setattr(utterances, "MAX_SECONDS", 2.5)
-    cut = list(utterances.examples(Split.TRAIN, size=12, speech=True, workers=0))
+    cut = list(utterances.examples(Split.TRAIN, size=12, content=Content.SPEECH, workers=0))
     kept = [example["text"] for _, example in cut]
     assert all(len(example["speech"]) <= 2.5 * voices.SAMPLE_RATE for _, example in cut)
     assert kept != plain[:12]

@@ -64,7 +64,7 @@ def spoken_form(words: Sequence[str], *, name: str) -> str:
 def _conditions(split: Split, rng: np.random.Generator) -> tuple[voices.Voice, voices.Variation]:
     if split is Split.TEST:
         return voices.HELD_OUT_VOICE, voices.draw_light_variation(rng)
-    voice = voices.PICO_US if rng.random() < _PICO_SHARE else voices.HIBARI  # Pico is the faster one
+    voice = voices.PICO_GB if rng.random() < _PICO_SHARE else voices.HIBARI  # Pico is the faster one
     return voice, voices.draw_variation(rng, voice=voice)
 
 

@@ -42,7 +42,7 @@ class Content(enum.Enum):
     FRAGMENTS = "fragments"
     """One to three neighbouring words of a sentence, spoken by themselves, and nothing else.
 
-    A speech encoder learns from them which sound belongs to which word, before it has to find words in sentences.
+    Meant for a speech encoder to learn which sound belongs to which word without having to find it in a sentence.
     """
 
 

@@ -58,8 +58,8 @@ HIBARI = Voice("hibari", Engine.HIBARI)
 
 TRAIN_VOICES: tuple[Voice, ...] = (PICO_GB, HIBARI)
 HELD_OUT_VOICE: Voice = PICO_US
-"""Heard in the test split only. Its accent is hibari's: of three voices, none of the others could be the one that is
-left out without leaving out an accent too (docs/decisions.md)."""
+"""Heard in the test split only. Training has its accent from hibari and its synthesizer from the British voice,
+never both together (docs/decisions.md)."""
 
 
 class Noise(enum.Enum):

@@ -5,7 +5,6 @@ One task for each family of instructions, named after the configuration of the d
     scenes_<config>_<family>                    speech, then the instruction; config is quickstart, full or tiny
     scenes_text_<family>                        the transcript in place of speech, from the text configuration
     scenes_tiny_text_<family>                   the same from the tiny configuration
-    scenes_fragments_transcribe                 one to three words of a sentence, spoken by themselves
     <any of these>_unseen_wording               with a wording of the instruction that is never trained on
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
@@ -13,7 +12,6 @@ and the mixtures
 
     scenes_quickstart, scenes_tiny              transcribe and translate_de
     scenes_full                                 transcribe, translate_de and translate_es
-    scenes_ctc                                  transcribe, for a CTC head: sentences of `full`, and fragments
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
 
 Importing this module registers them all and reads nothing. Splits are train, validation and test.
@@ -38,8 +36,6 @@ from slm_jax.tasks.spoken_scenes.families import FAMILIES, Family
 
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 SPEECH_CONFIGS = ("quickstart", "full", "tiny")
-FRAGMENTS = "fragments"
-TRANSCRIBE = next(family for family in FAMILIES if family.name == "transcribe")
 TEXT_CONFIGS = ("text", "tiny")
 TRAINED_WORDINGS = 5
 """Each family has more wordings than these; the rest is kept for evaluation."""
@@ -97,8 +93,7 @@ def _source(config: str) -> TfdsSource:
 
 
 def _register_family(family: Family, config: str, *, form: Form, wording: Wording) -> None:
-    names = {"transcript": "text", "targets": family.feature, "id": "id", "training": "training"}
-    names |= {} if config == FRAGMENTS else {"question": "question", "name": "name"}
+    names = {"transcript": "text", "targets": family.feature} | {n: n for n in ("question", "name", "id", "training")}
     names |= {"speech": "speech"} if form is Form.SPEECH else {}
     template = template_of(family)
     decode = [functools.partial(preprocessors.rename_features, names=names)]
@@ -138,7 +133,6 @@ def _register_tasks() -> None:
             _register_family(family, config, form=Form.SPEECH, wording=wording)
         for config in TEXT_CONFIGS:
             _register_family(family, config, form=Form.TEXT, wording=wording)
-    _register_family(TRANSCRIBE, FRAGMENTS, form=Form.SPEECH, wording=Wording.FIRST)
     for config in TEXT_CONFIGS:
         _register_span_corruption(config)
 
@@ -146,8 +140,6 @@ def _register_tasks() -> None:
 def _register_mixtures() -> None:
     for config, families in SPEECH_MIXTURES.items():
         seqio.MixtureRegistry.add(f"scenes_{config}", [task_name(config, name) for name in families], default_rate=1.0)
-    spoken = [(task_name("full", "transcribe"), 2.0), (task_name(FRAGMENTS, "transcribe"), 1.0)]
-    seqio.MixtureRegistry.add("scenes_ctc", spoken)
     for config in TEXT_CONFIGS:
         kinds = [family.name for family in FAMILIES] + ["span_corruption"]
         tasks = [(task_name(config, kind, form=Form.TEXT), TEXT_RATES.get(kind, 1.0)) for kind in kinds]

@@ -59,8 +59,7 @@ class SpokenScenesConfig(tfds.core.BuilderConfig):
 
 def _features(config: SpokenScenesConfig) -> tfds.features.FeaturesDict:
     about_scenes = (*families.TARGET_FEATURES, "question", "name")
-    names = ("text",) if config.content is utterances.Content.FRAGMENTS else about_scenes
-    features = {name: tfds.features.Text() for name in (*names, "id")}
+    features = {name: tfds.features.Text() for name in (*about_scenes, "id")}
     if config.content is not utterances.Content.TEXT:
         # Raw bytes: two a sample on disk, and decoding is a cast. tfds.features.Audio would store 64-bit integers.
         features["speech"] = tfds.features.Tensor(
@@ -84,14 +83,6 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
             name="quickstart", description="A few minutes of work for one CPU.", train=3000, validation=64, test=200
         ),
         SpokenScenesConfig(name="full", description="About 13 hours.", train=20_000, validation=500, test=1000),
-        SpokenScenesConfig(
-            name="fragments",
-            description="One to three words at a time, about 3 hours.",
-            train=12_000,
-            validation=100,
-            test=100,
-            content=utterances.Content.FRAGMENTS,
-        ),
         SpokenScenesConfig(
             name="text",
             description="Text alone.",

@@ -30,7 +30,7 @@ def prepare(*, config: str, data_dir: str | None = None) -> None:
 def main() -> None:
     """Makes the configuration that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="quickstart, full, fragments, text or tiny")
+    parser.add_argument("--config", required=True, help="quickstart, full, text or tiny")
     parser.add_argument("--data_dir", help="where TensorFlow Datasets lie")
     arguments = parser.parse_args()
     # Here, not above: the processes that speak import this file anew and need no tensorflow.

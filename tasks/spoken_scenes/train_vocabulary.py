@@ -18,7 +18,7 @@ from slm_jax.data.vocabularies import SCENES_MODEL
 from slm_jax.tasks.spoken_scenes import english, families, grammar
 from slm_jax.tasks.spoken_scenes.corpus import MAX_WORDS, MIN_WORDS
 
-NUM_PIECES = 1000
+NUM_PIECES = 2024
 NUM_SCENES = 60_000
 LETTERS = string.ascii_letters + string.digits + "äöüßÄÖÜáéíóúñÁÉÍÓÚÑ¿¡.,;:!?'\"()-"
 """Characters that are pieces even where the corpus lacks them, for text of the user's own."""
@@ -54,16 +54,16 @@ def corpus(num_scenes: int) -> Iterator[str]:
 
 
 def train(*, num_scenes: int = NUM_SCENES, num_pieces: int = NUM_PIECES) -> bytes:
-    """A unigram SentencePiece model (Kudo 2018): pad 0, eos 1, unk 2, no normalisation, spaces kept as they are."""
+    """A byte-pair SentencePiece (Sennrich et al. 2016): pad 0, eos 1, unk 2; NFKC, and spaces kept as they are."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=corpus(num_scenes),
         model_writer=model,
-        model_type="unigram",
+        model_type="bpe",
         vocab_size=num_pieces,
         character_coverage=1.0,
         required_chars=LETTERS,
-        normalization_rule_name="identity",
+        normalization_rule_name="nfkc",
         remove_extra_whitespaces=False,
         pad_id=0,
         eos_id=1,

@@ -24,7 +24,6 @@ Example = dict[str, Any]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-MAX_FRAGMENT_WORDS = 3
 
 _CHUNK = 16
 _PICO_SHARE = 0.6
@@ -39,11 +38,6 @@ class Content(enum.Enum):
     """Spoken sentences, and the targets of all families."""
     TEXT = "text"
     """The same, not spoken."""
-    FRAGMENTS = "fragments"
-    """One to three neighbouring words of a sentence, spoken by themselves, and nothing else.
-
-    Meant for a speech encoder to learn which sound belongs to which word without having to find it in a sentence.
-    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +62,6 @@ def _conditions(split: Split, rng: np.random.Generator) -> tuple[voices.Voice, v
     return voice, voices.draw_variation(rng, voice=voice)
 
 
-def fragment(words: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """One to MAX_FRAGMENT_WORDS neighbouring words."""
-    size = int(rng.integers(1, MAX_FRAGMENT_WORDS + 1))
-    start = int(rng.integers(len(words) - size + 1))
-    return list(words[start : start + size])
-
-
 def make_example(utterance: Utterance, *, content: Content) -> Example | None:
     """Speaks an utterance, or writes it down; None if it lasts longer than MAX_SECONDS."""
     scene = utterance.scene
@@ -84,12 +71,11 @@ def make_example(utterance: Utterance, *, content: Content) -> Example | None:
     voice, variation = _conditions(utterance.split, rng)
     seed = int(rng.integers(2**31))
     words = english.realise(scene).split()
-    words = fragment(words, rng) if content is Content.FRAGMENTS else words
     speech = voices.render(spoken_form(words, name=scene.name), voice=voice, variation=variation, seed=seed)
     if len(speech) > MAX_SECONDS * voices.SAMPLE_RATE:
         return None
-    texts = {"text": " ".join(words)} if content is Content.FRAGMENTS else families.targets(scene)
-    return {**texts, "speech": voices.to_int16(speech), "voice": voice.name, "speed": np.float32(variation.speed)}
+    spoken = {"speech": voices.to_int16(speech), "voice": voice.name, "speed": np.float32(variation.speed)}
+    return {**families.targets(scene), **spoken}
 
 
 def _make_chunk(chunk: tuple[Utterance, ...], *, content: Content) -> list[Example | None]:

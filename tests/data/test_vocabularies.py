@@ -16,7 +16,7 @@ def scenes():
 
 def test_special_ids_and_size(scenes) -> None:
     assert (scenes.pad_id, scenes.eos_id, scenes.unk_id) == (0, 1, 2)
-    assert (scenes.vocab_size, scenes.extra_ids) == (1024, 24)
+    assert (scenes.vocab_size, scenes.extra_ids) == (2048, 24)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_training_is_reproducible_and_honours_its_options() -> None:
 
 
 def test_check_vocabulary(scenes) -> None:
-    vocabularies.check_vocabulary(scenes, 1024)
+    vocabularies.check_vocabulary(scenes, 2048)
     bytes_and_sentinels = vocabularies.byte_vocabulary(extra_ids=10)  # 269 ids
     vocabularies.check_vocabulary(bytes_and_sentinels, 384)
     for size in (268, 385, 32128):
@@ -73,5 +73,5 @@ def test_a_missing_model_is_named(tmp_path) -> None:
 
 def test_sentinels_are_the_last_ids() -> None:
     vocabulary = vocabularies.sentencepiece_vocabulary(str(vocabularies.SCENES_MODEL), extra_ids=3)
-    assert vocabulary.vocab_size == 1003
-    assert vocabulary.decode([1002]).strip() == "<extra_id_0>"
+    assert vocabulary.vocab_size == 2027
+    assert vocabulary.decode([2026]).strip() == "<extra_id_0>"

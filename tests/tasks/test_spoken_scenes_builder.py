@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from slm_jax.tasks.spoken_scenes import builder, families, names, utterances, voices
-from slm_jax.tasks.spoken_scenes.corpus import Split, sentences
+from slm_jax.tasks.spoken_scenes.corpus import Split
 from slm_jax.tasks.spoken_scenes.utterances import Content
 
 
@@ -81,20 +81,9 @@ def test_the_configurations_for_users():
     assert sizes == {
         "quickstart": (3000, 64, 200),
         "full": (20_000, 500, 1000),
-        "fragments": (12_000, 100, 100),
         "text": (120_000, 500, 1000),
         "tiny": (24, 8, 8),
     }
-
-
-def test_fragments_are_neighbouring_words_of_sentences():
-    made = [example for _, example in utterances.examples(Split.TRAIN, size=12, content=Content.FRAGMENTS, workers=0)]
-    source = [text for text, _ in itertools.islice(sentences(Split.TRAIN), 12)]
-    for example, sentence in zip(made, source, strict=True):
-        assert f" {example['text']} " in f" {sentence} "
-        assert len(example["speech"]) / voices.SAMPLE_RATE < 3
-        assert set(example) == {"id", "text", "speech", "voice", "speed"}
-    assert {len(example["text"].split()) for example in made} == {1, 2, 3}
 
 
 def test_examples_do_not_depend_on_the_number_of_workers():

@@ -39,6 +39,8 @@ EXTRAS_REQUIRE = {
     "quickstart": QUICKSTART,
     "voices": [name for name in QUICKSTART if "tts" in name],
     "plots": [name for name in QUICKSTART if "matplotlib" in name],
+    # `seqio_cache_tasks`. Needs older versions than the lock file has of some packages: an environment of its own.
+    "cache": ["apache-beam[tfrecord]>=2.72,<3", "sentencepiece>=0.2.1,<0.2.2"],
     # Reference implementations, only for tests marked `torch` and for converting torch checkpoints.
     "parity": ["tokenizers>=0.22,<0.24", "torch>=2.8,<3", "transformers>=4.56,<6"],
     # Run on GPUs and TPUs; compile for a TPU topology on a machine without one.

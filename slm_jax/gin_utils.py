@@ -26,6 +26,7 @@ flags.DEFINE_multi_string("gin_file", [], "A gin file; give the flag again for m
 flags.DEFINE_multi_string("gin_bindings", [], "A binding, as 'NAME = value'; --gin.NAME=value is the short form.")
 flags.DEFINE_list("gin_search_paths", [], "Folders where gin files are looked for, before slm_jax's own.")
 flags.DEFINE_string("tfds_data_dir", None, "Where TensorFlow Datasets are read and prepared.")
+flags.DEFINE_list("seqio_additional_cache_dirs", [], "Folders of SeqIO's caches, read where USE_CACHED_TASKS is True.")
 flags.DEFINE_bool("dry_run", False, "Print the parameter table and stop: nothing is allocated, read or written.")
 
 
@@ -60,6 +61,7 @@ def parse_configuration(files: Sequence[str] = (), bindings: Sequence[str] = ())
     gin.parse_config_files_and_bindings(FLAGS.gin_file or files, [*bindings, *FLAGS.gin_bindings])
     if FLAGS.tfds_data_dir:
         sources.use_tfds_folder(FLAGS.tfds_data_dir)
+    sources.use_cache_folders(FLAGS.seqio_additional_cache_dirs)
 
 
 def parse_configuration_of(manifest: BundleManifest) -> None:
@@ -139,7 +141,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             absl_logging.set_verbosity(absl_logging.WARNING)
         try:
             main(arguments[1:])
-        except (FileNotFoundError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             if FLAGS.pdb_post_mortem or FLAGS.run_with_pdb:
                 raise
             sys.exit(f"error: {error}")

@@ -1,7 +1,10 @@
 """From a source of examples to a registered SeqIO task, the same way for every dataset.
 
-All tasks may be cached (`seqio_cache_tasks --tasks=NAME --output_cache_dir=DIR --module_import=...`, then
-`USE_CACHED_TASKS = True` and `seqio.add_global_cache_dirs`): the cache holds decoded audio and text, while
+All tasks may be cached, in an environment of its own with `slm_jax[cache]`:
+
+    seqio_cache_tasks --tasks=NAME --output_cache_dir=DIR --module_import=slm_jax.tasks.scenes
+
+Runs with `--gin.USE_CACHED_TASKS=True --seqio_additional_cache_dirs=DIR` then read decoded audio and text from it;
 instructions are still drawn anew in every epoch.
 """
 

@@ -2,9 +2,11 @@
 
 import gin
 import pytest
+import seqio
 from absl import flags
 
 from slm_jax import gin_utils
+from slm_jax.data import sources
 from slm_jax.training.bundle import BundleManifest
 
 
@@ -41,6 +43,18 @@ def test_unknown_names_are_errors(binding):
     with pytest.raises((ValueError, AttributeError), match="UNKNOWN|model_dirs"):
         gin_utils.parse_configuration(["models/text.gin", "runs/train.gin"], [binding])
         gin.query_parameter("TRAIN_STEP/gin.macro.value").scoped_configurable_fn()
+
+
+def test_folders_of_the_command_line_are_where_data_are_read():
+    flags.FLAGS(["test", "--tfds_data_dir=/prepared", "--seqio_additional_cache_dirs=/one,/two"])
+    try:
+        gin_utils.parse_configuration(["models/lms/t5_tiny.gin"])
+        assert sources.tfds_folder() == "/prepared"
+        assert seqio.get_global_cache_dirs() == ["/one", "/two"]
+    finally:
+        seqio.set_tfds_data_dir_override(None)
+        seqio.set_global_cache_dirs([])
+    assert sources.tfds_folder() is None
 
 
 def test_a_missing_gin_file_is_named():

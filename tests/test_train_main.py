@@ -29,7 +29,6 @@ gin_utils.run(train.main)
 
 def command(*program: str, model_dir: pathlib.Path, data_dir: pathlib.Path) -> subprocess.CompletedProcess[str]:
     arguments = ["--gin_file=test/tiny.gin", f"--gin.MODEL_DIR='{model_dir}'", f"--tfds_data_dir={data_dir}"]
-    arguments.append(f"--gin.prepare.prepare.data_dir='{data_dir}'")
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.run(
         [sys.executable, *program, *arguments], capture_output=True, text=True, env=environment, check=False

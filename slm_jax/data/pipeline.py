@@ -147,7 +147,7 @@ def train_batches(
       skip_batches: how many batches a resumed run has seen.
       host: which rows this host gets; by default those of this process of jax.distributed.
       over_length: what happens to examples longer than `task_feature_lengths`; in gin 'error' or 'drop'.
-      use_cached: read SeqIO's cache (seqio_cache_tasks; seqio.add_global_cache_dirs).
+      use_cached: read SeqIO's cache, written by `seqio_cache_tasks`; see `sources.use_cache_folders`.
 
     Raises:
       ValueError: an unknown task or split, buckets or rows that do not fit; while iterating, an example that is too

@@ -6,7 +6,7 @@ and stay the same in evaluation.
 
 import collections
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -24,6 +24,16 @@ def training_flag(split: str) -> tf.Tensor:
 def use_tfds_folder(folder: str) -> None:
     """Prepared TensorFlow Datasets are read from `folder` from now on."""
     seqio.set_tfds_data_dir_override(folder)
+
+
+def tfds_folder() -> str | None:
+    """The folder that `use_tfds_folder` has set; None for TensorFlow Datasets' own choice."""
+    return seqio.LazyTfdsLoader("any:1.0.0").data_dir
+
+
+def use_cache_folders(folders: Sequence[str]) -> None:
+    """Cached tasks are looked for in these folders too, from now on."""
+    seqio.add_global_cache_dirs(list(folders))
 
 
 class TfdsSource(seqio.TfdsDataSource):

@@ -8,18 +8,22 @@ import subprocess
 import sys
 
 
-def prepare(*, config: str, data_dir: str | None = None) -> None:
+def prepare(*, config: str) -> None:
     """Makes a configuration in a process of its own, whose memory is free again afterwards.
+
+    It is made where TensorFlow Datasets are read from: the folder of the flag --tfds_data_dir, or their usual one.
 
     Args:
       config: of `spoken_scenes`.
-      data_dir: where TensorFlow Datasets lie; None for their usual folder.
 
     Raises:
       RuntimeError: the dataset could not be made; what went wrong was printed by the other process.
     """
+    # Here, not above: the processes that speak import this file anew and need no tensorflow.
+    from slm_jax.data import sources
+
     command = [sys.executable, "-m", "slm_jax.tasks.spoken_scenes.prepare", f"--config={config}"]
-    command += [f"--data_dir={data_dir}"] if data_dir else []
+    command += [f"--data_dir={folder}"] if (folder := sources.tfds_folder()) else []
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise RuntimeError(
@@ -33,7 +37,6 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="quickstart, full, text or tiny")
     parser.add_argument("--data_dir", help="where TensorFlow Datasets lie")
     arguments = parser.parse_args()
-    # Here, not above: the processes that speak import this file anew and need no tensorflow.
     import tensorflow_datasets as tfds
 
     from slm_jax.tasks.spoken_scenes import builder

@@ -139,6 +139,8 @@ def plot_loss(model_dir: pathlib.Path) -> None:
         label = {"true": "held out", "shuffled": "held out, another's speech", "no": "held out, no speech"}[name]
         axes.plot([row["step"] for row in rows], [row[key] for row in rows], "o--", color=color, label=label)
     axes.set(xlabel="step", ylabel="cross-entropy a token (nats)", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:.2g}")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(model_dir / LOSS_PLOT, dpi=120)

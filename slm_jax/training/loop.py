@@ -40,12 +40,12 @@ class StopRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Periodic:
-    """Something done every `period` steps and, if asked, after the last one.
+    """Something done every `period` steps on the way, and after the last one unless somebody else does it then.
 
     Attributes:
       period: in steps; 0 never.
       action: called with the state.
-      at_end: also after the last step.
+      at_end: whether the last step counts.
     """
 
     period: int
@@ -53,7 +53,7 @@ class Periodic:
     at_end: bool = True
 
     def due(self, step: int, last: bool) -> bool:
-        return (self.period > 0 and step % self.period == 0) or (last and self.at_end)
+        return self.at_end if last else self.period > 0 and step % self.period == 0
 
 
 @dataclasses.dataclass(frozen=True)

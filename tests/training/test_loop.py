@@ -41,14 +41,15 @@ def test_rows_are_means_over_tokens_since_the_last_row(tmp_path):
 
 
 def test_periodic_actions_happen_at_their_steps_and_at_the_end(tmp_path):
-    seen = {"often": [], "end": [], "never": []}
+    seen = {"often": [], "on_the_way": [], "end": [], "never": []}
     periodic = [
         Periodic(2, lambda state: seen["often"].append(int(state.step))),
+        Periodic(2, lambda state: seen["on_the_way"].append(int(state.step)), at_end=False),
         Periodic(0, lambda state: seen["end"].append(int(state.step))),
         Periodic(0, lambda state: seen["never"].append(int(state.step)), at_end=False),
     ]
     run(tmp_path, [1.0] * 5, start=3, periodic=periodic)
-    assert seen == {"often": [4, 6, 8], "end": [8], "never": []}
+    assert seen == {"often": [4, 6, 8], "on_the_way": [4, 6], "end": [8], "never": []}
 
 
 def test_nan_stops_and_names_the_step(tmp_path):

@@ -6,7 +6,7 @@ import functools
 import itertools
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -49,9 +49,10 @@ class Utterance:
     scene: Scene
 
 
-def spoken_form(words: Sequence[str], *, name: str) -> str:
-    """Words as a synthesizer reads them best: with capitals, those of the scene's `name` included, and a full stop."""
-    capital = [word.capitalize() if word in (name, "i", "monday", "sunday") else word for word in words]
+def spoken_form(scene: Scene) -> str:
+    """The sentence as a synthesizer reads it best: with capitals and a full stop."""
+    words = english.realise(scene).split()
+    capital = [word.capitalize() if word in (scene.name, "i", "monday", "sunday") else word for word in words]
     return " ".join([capital[0].capitalize(), *capital[1:]]) + "."
 
 
@@ -70,8 +71,7 @@ def make_example(utterance: Utterance, *, content: Content) -> Example | None:
     rng = np.random.default_rng((_SPLIT_SEEDS[utterance.split], utterance.number))
     voice, variation = _conditions(utterance.split, rng)
     seed = int(rng.integers(2**31))
-    words = english.realise(scene).split()
-    speech = voices.render(spoken_form(words, name=scene.name), voice=voice, variation=variation, seed=seed)
+    speech = voices.render(spoken_form(scene), voice=voice, variation=variation, seed=seed)
     if len(speech) > MAX_SECONDS * voices.SAMPLE_RATE:
         return None
     spoken = {"speech": voices.to_int16(speech), "voice": voice.name, "speed": np.float32(variation.speed)}

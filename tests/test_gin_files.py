@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import gin
 import jax
+import jax.numpy as jnp
 import pytest
 from gin import config_parser
 
 from slm_jax import trees
+from slm_jax.models.interfaces import EncoderOutput
 from slm_jax.resources import gin_folder
 from slm_jax.training.run import Training
 
@@ -102,12 +104,14 @@ def test_a_model_file_builds_under_eval_shape(path: pathlib.Path, clean_gin: Non
     module = build(MACROS[path.parent.name])
     tokens = jax.ShapeDtypeStruct((1, 4), "int32")
     mask = jax.ShapeDtypeStruct((1, 4), "bool")
+    scores = jax.ShapeDtypeStruct((1, 4, 11), "float32")
     inputs = {
         "lms": lambda: (jax.ShapeDtypeStruct((1, 4, module.width), "float32"), mask, tokens),
         "encoders": lambda: (jax.ShapeDtypeStruct((1, 3200), "float32"), jax.ShapeDtypeStruct((1,), "int32")),
-        "adapters": lambda: (jax.ShapeDtypeStruct((1, 4, 8), "float32"), mask),
+        "adapters": lambda: (EncoderOutput(jax.ShapeDtypeStruct((1, 4, 8), "float32"), mask, scores),),
     }[path.parent.name]()
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    embed = (lambda tokens: jnp.zeros((*tokens.shape, 8)),) if path.parent.name == "adapters" else ()
+    shapes = jax.eval_shape(lambda rng, *arrays: module.init(rng, *arrays, *embed), jax.random.key(0), *inputs)
     assert sum(trees.count(shapes["params"]).values()) > 0
 
 

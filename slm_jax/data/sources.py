@@ -11,9 +11,13 @@ from typing import Any
 
 import seqio
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from absl import logging
 
 from slm_jax.data.manifest import BadRows, Columns, Row, parse_manifest
+
+# Otherwise small datasets stay in memory, once for every task that reads them.
+seqio.set_tfds_read_config_override(tfds.ReadConfig(try_autocache=False))
 
 
 def training_flag(split: str) -> tf.Tensor:

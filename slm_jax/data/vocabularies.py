@@ -33,7 +33,7 @@ def byte_vocabulary(*, extra_ids: int = 0) -> seqio.ByteVocabulary:
 
 
 def scenes_vocabulary() -> seqio.SentencePieceVocabulary:
-    """The vocabulary of the small system: 2024 byte-pair pieces and 24 sentinels, 2048 ids (pad 0, eos 1, unk 2)."""
+    """The vocabulary of the small system: 2024 unigram pieces and 24 sentinels, 2048 ids (pad 0, eos 1, unk 2)."""
     return sentencepiece_vocabulary(str(SCENES_MODEL), extra_ids=SCENES_SENTINELS)
 
 

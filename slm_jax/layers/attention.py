@@ -85,6 +85,7 @@ class MultiHeadAttention(nn.Module):
       output_features: width of the result; None for the width of the queries' input.
       kernel_init: initial values of all four projections.
       query_init: initial values of the query projection, if they differ (T5 scales them instead of the scores).
+      output_init: initial values of the output projection, if they differ.
     """
 
     num_heads: int
@@ -99,6 +100,7 @@ class MultiHeadAttention(nn.Module):
     output_features: int | None = None
     kernel_init: Initializer = lecun_normal
     query_init: Initializer | None = None
+    output_init: Initializer | None = None
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
@@ -141,7 +143,7 @@ class MultiHeadAttention(nn.Module):
             (self.output_features or x.shape[-1],),
             ("heads", "kv", "embed"),
             use_bias=self.use_output_bias,
-            kernel_init=self.kernel_init,
+            kernel_init=self.output_init or self.kernel_init,
             dtype=self.dtype,
             name="out",
         )(mixed)

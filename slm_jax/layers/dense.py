@@ -12,6 +12,8 @@ from slm_jax.typing import Array, DTypeLike, Float, Int, PyTree
 
 Initializer = Callable[..., jax.Array]
 lecun_normal = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+small_normal = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+"""Initial values of what is added to the residual stream: a tenth of the usual, so that the input shines through."""
 
 
 class Dense(nn.Module):

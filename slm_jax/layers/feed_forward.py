@@ -43,6 +43,8 @@ class GatedFeedForward(nn.Module):
       activation: function on the gate.
       dropout_rate: dropout between the two maps, shared along time as in T5.
       deterministic: no dropout.
+      kernel_init: initial values of all three maps.
+      down_init: initial values of `down`, if they differ.
     """
 
     ff_width: int
@@ -50,6 +52,7 @@ class GatedFeedForward(nn.Module):
     dropout_rate: float = 0.0
     deterministic: bool = True
     kernel_init: Initializer = lecun_normal
+    down_init: Initializer | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -59,4 +62,5 @@ class GatedFeedForward(nn.Module):
         hidden = self.activation(gate) * Dense((self.ff_width,), ("embed", "mlp"), **common, name="up")(x)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
         hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(hidden, deterministic=self.deterministic)
-        return Dense((x.shape[-1],), ("mlp", "embed"), **common, name="down")(hidden)
+        down = common | dict(kernel_init=self.down_init or self.kernel_init)
+        return Dense((x.shape[-1],), ("mlp", "embed"), **down, name="down")(hidden)

@@ -1,15 +1,17 @@
-"""The adapter: the part that is trained, between a frozen speech encoder and a frozen language model."""
+"""Adapters: the part that is trained, between a frozen speech encoder and a frozen language model."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from slm_jax.layers.attention import MultiHeadAttention
-from slm_jax.layers.dense import Dense
+from slm_jax.layers.dense import Dense, small_normal
 from slm_jax.layers.feed_forward import Activation, GatedFeedForward
 from slm_jax.layers.masks import key_mask
 from slm_jax.layers.norm import RMSNorm
 from slm_jax.layers.positions import RelativePositionBias
 from slm_jax.layers.stack import Remat, apply_stack
+from slm_jax.models.interfaces import Adapter, Embed, EncoderOutput
 from slm_jax.typing import Array, Bool, DTypeLike, Float, PyTree
 
 
@@ -28,11 +30,13 @@ class AdapterLayer(nn.Module):
         self, x: Float[Array, "B S E"], per_layer: PyTree, mask: Bool[Array, "B 1 S"], bias: Float[Array, "1 H S S"]
     ) -> tuple[Float[Array, "B S E"], None]:
         dropout = nn.Dropout(self.dropout_rate, deterministic=self.deterministic)
-        attention = MultiHeadAttention(self.num_heads, self.head_dim, dtype=self.dtype, name="attention")
+        attention = MultiHeadAttention(
+            self.num_heads, self.head_dim, output_init=small_normal, dtype=self.dtype, name="attention"
+        )
         h = RMSNorm(dtype=self.dtype, name="attention_norm")(x)
         x = x + dropout(attention(h, attention.project_keys(h), mask=mask, bias=bias))
         h = RMSNorm(dtype=self.dtype, name="mlp_norm")(x)
-        mlp = GatedFeedForward(self.ff_width, Activation.GELU, dtype=self.dtype, name="mlp")
+        mlp = GatedFeedForward(self.ff_width, Activation.GELU, down_init=small_normal, dtype=self.dtype, name="mlp")
         x = x + dropout(mlp(h))
         return nn.with_logical_constraint(x, ("batch", "frames", "embed")), None
 
@@ -64,10 +68,10 @@ class TransformerAdapter(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, deterministic: bool = True
-    ) -> Float[Array, "B S E"]:
-        x = Dense((self.features,), ("adapter", "embed"), dtype=self.dtype, name="projection")(embeddings)
+    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> Float[Array, "B S E"]:
+        del embed  # it finds its own way into the language model's space
+        mask = frames.mask
+        x = Dense((self.features,), ("adapter", "embed"), dtype=self.dtype, name="projection")(frames.embeddings)
         positions = jnp.arange(x.shape[1])
         bias = RelativePositionBias(self.num_heads, bidirectional=True, dtype=self.dtype, name="position_bias")
         x, _ = apply_stack(
@@ -87,3 +91,36 @@ class TransformerAdapter(nn.Module):
         )
         x = RMSNorm(dtype=self.dtype, name="final_norm")(x) * self.output_scale
         return jnp.where(mask[..., None], x, 0)
+
+
+class CTCPosteriorAdapter(nn.Module):
+    """Tells the language model what CTC has heard, in its own vectors (LegoSLM, arXiv 2505.11352).
+
+    A frame becomes the sum of the vectors of its likeliest tokens, weighted by their CTC posteriors. What the blank
+    has of the posterior is missing, so that doubtful frames are short. `adapter` sees these vectors instead of frames.
+
+    The labels of the CTC head have to be the language model's tokens.
+
+    Attributes:
+      adapter: what is trained.
+      num_tokens: likeliest tokens of a frame that are summed.
+
+    Raises:
+      ValueError: when called, if the frames have no CTC scores.
+    """
+
+    adapter: Adapter
+    num_tokens: int = 8
+
+    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> Float[Array, "B S E"]:
+        if frames.ctc_logits is None:
+            raise ValueError(
+                "CTCPosteriorAdapter needs CTC scores, but the frames have none: give the speech encoder a CTC head, a "
+                "reducer that keeps its scores, or use TransformerAdapter"
+            )
+        posterior = jax.nn.softmax(frames.ctc_logits.astype(jnp.float32), axis=-1)[..., :-1]  # the blank is the last
+        weights, tokens = jax.lax.top_k(posterior, self.num_tokens)
+        vectors = embed(tokens.reshape(tokens.shape[0], -1)).reshape(*tokens.shape, -1)
+        heard = jnp.einsum("bsk,bske->bse", weights.astype(vectors.dtype), vectors)
+        heard = jnp.where(frames.mask[..., None], heard, 0)
+        return self.adapter(frames._replace(embeddings=heard), embed, deterministic=deterministic)

@@ -9,16 +9,13 @@ import jax.numpy as jnp
 from slm_jax.audio.log_mel import LogMel
 from slm_jax.audio.spec_augment import SpecAugment
 from slm_jax.layers.attention import dot_product_attention
-from slm_jax.layers.dense import Dense, lecun_normal
+from slm_jax.layers.dense import Dense, lecun_normal, small_normal
 from slm_jax.layers.enums import resolve_enums
 from slm_jax.layers.masks import key_mask, length_mask
 from slm_jax.layers.norm import LayerNorm
 from slm_jax.layers.stack import Remat, apply_stack
 from slm_jax.models.interfaces import EncoderOutput
 from slm_jax.typing import Array, Bool, DTypeLike, Float, Int
-
-small_normal = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-"""Initial values of what is added to the residual stream: a tenth of the usual, so that the input shines through."""
 
 
 class BlockNorm(enum.Enum):

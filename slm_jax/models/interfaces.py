@@ -1,12 +1,15 @@
 """What the parts of a speech-and-language model promise to each other."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 
 from slm_jax.typing import Array, Batch, Bool, Float, Int, PRNGKey, PyTree
+
+Embed = Callable[[Int[Array, "B L"]], Float[Array, "B L E"]]
+"""From tokens to their vectors in a language model: `LanguageModel.embed`."""
 
 
 class EncoderOutput(NamedTuple):
@@ -67,11 +70,12 @@ class FrameReducer(Protocol):
 
 @runtime_checkable
 class Adapter(Protocol):
-    """From the encoder's width to the language model's: the trained part."""
+    """From the encoder's width to the language model's: the trained part.
 
-    def __call__(
-        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], *, deterministic: bool = True
-    ) -> Float[Array, "B S E"]: ...
+    `embed` is the language model's, for adapters that use its vectors of tokens.
+    """
+
+    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> Float[Array, "B S E"]: ...
 
 
 @runtime_checkable

@@ -63,7 +63,7 @@ class SpeechLanguageModel(nn.Module):
                 "The batch has speech, but the model has no adapter: configure SpeechLanguageModel.adapter."
             )
         frames = self.encode_speech(batch, training=training)
-        speech = self.adapter(frames.embeddings, frames.mask, deterministic="adapter" not in training)
+        speech = self.adapter(frames, self.lm.embed, deterministic="adapter" not in training)
         speech, speech_length = speech.astype(instruction.dtype), jnp.sum(frames.mask, axis=1)
         if self.order is PrefixOrder.INSTRUCTION_FIRST:
             return concatenate_left(instruction, instruction_length, speech, speech_length)

@@ -34,6 +34,8 @@ class SpokenScenesConfig(tfds.core.BuilderConfig):
     Attributes:
       train, validation, test: how many examples each split has.
       content: what the examples hold.
+      first: sentences of the training split that are passed over; of two configurations that take different ones, one
+        can test what was trained on the other.
       workers: processes that speak; None for one a core, 0 for none besides this one.
     """
 
@@ -41,6 +43,7 @@ class SpokenScenesConfig(tfds.core.BuilderConfig):
     validation: int
     test: int
     content: utterances.Content = utterances.Content.SPEECH
+    first: int = 0
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -49,6 +52,8 @@ class SpokenScenesConfig(tfds.core.BuilderConfig):
                 f"spoken_scenes/{self.name}: every split needs at least one example, got train={self.train}, "
                 f"validation={self.validation}, test={self.test}"
             )
+        if self.first < 0:
+            raise ValueError(f"spoken_scenes/{self.name}: first is {self.first}, must be 0 or more")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"spoken_scenes/{self.name}: workers is {self.workers}, must be 0 or more, or None")
 
@@ -80,7 +85,12 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
         SpokenScenesConfig(
-            name="quickstart", description="A few minutes of work for one CPU.", train=3000, validation=64, test=200
+            name="quickstart",
+            description="A few minutes of work for one CPU; no training sentence of it is one of `full`.",
+            train=3000,
+            validation=64,
+            test=200,
+            first=24_000,
         ),
         SpokenScenesConfig(name="full", description="About 13 hours.", train=20_000, validation=500, test=1000),
         SpokenScenesConfig(
@@ -110,4 +120,5 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
         size = config.size(split)
         workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
         workers = workers if size >= _MIN_SIZE_FOR_WORKERS else 0
-        yield from utterances.examples(split, size=size, content=config.content, workers=workers)
+        first = config.first if split is Split.TRAIN else 0
+        yield from utterances.examples(split, size=size, content=config.content, workers=workers, first=first)

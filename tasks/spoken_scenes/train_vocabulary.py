@@ -20,6 +20,11 @@ from slm_jax.tasks.spoken_scenes.corpus import MAX_WORDS, MIN_WORDS
 
 NUM_PIECES = 2024
 NUM_SCENES = 60_000
+WITH_COMMAS = 49
+"""One in so many lines comes again with a comma behind each word; not a multiple of the lines of a scene.
+
+SentencePiece takes only strings of two different words at least for pieces: "near" becomes one by way of "near,".
+"""
 LETTERS = string.ascii_letters + string.digits + "äöüßÄÖÜáéíóúñÁÉÍÓÚÑ¿¡.,;:!?'\"()-"
 """Characters that are pieces even where the corpus lacks them, for text of the user's own."""
 
@@ -41,6 +46,14 @@ def invented_names(rng: random.Random, count: int) -> list[str]:
 
 
 def corpus(num_scenes: int) -> Iterator[str]:
+    """What the vocabulary is trained on: `lines`, some of them again with commas."""
+    for number, line in enumerate(lines(num_scenes)):
+        yield line
+        if number % WITH_COMMAS == 0:
+            yield line.replace(" ", ", ") + ","
+
+
+def lines(num_scenes: int) -> Iterator[str]:
     """Sentences in three languages, one more target and one instruction of each scene, and lists of names."""
     rng = random.Random("vocabulary")
     drawn = grammar.draw_scenes("vocabulary", names=invented_names(rng, 20_000))
@@ -54,12 +67,12 @@ def corpus(num_scenes: int) -> Iterator[str]:
 
 
 def train(*, num_scenes: int = NUM_SCENES, num_pieces: int = NUM_PIECES) -> bytes:
-    """A byte-pair SentencePiece (Sennrich et al. 2016): pad 0, eos 1, unk 2; NFKC, and spaces kept as they are."""
+    """A unigram SentencePiece model (Kudo 2018): pad 0, eos 1, unk 2; NFKC, and spaces kept as they are."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=corpus(num_scenes),
         model_writer=model,
-        model_type="bpe",
+        model_type="unigram",
         vocab_size=num_pieces,
         character_coverage=1.0,
         required_chars=LETTERS,

@@ -16,6 +16,7 @@ import numpy as np
 from slm_jax.tasks.spoken_scenes import english, families, voices
 from slm_jax.tasks.spoken_scenes.corpus import Split, sentences
 from slm_jax.tasks.spoken_scenes.grammar import Scene
+from slm_jax.tasks.spoken_scenes.pronunciation import name_markup
 
 MAX_SECONDS = 6.5
 """Longer utterances are left out, and the next sentence takes their place."""
@@ -49,11 +50,17 @@ class Utterance:
     scene: Scene
 
 
-def spoken_form(scene: Scene) -> str:
-    """The sentence as a synthesizer reads it best: with capitals and a full stop."""
+def spoken_form(scene: Scene, *, engine: voices.Engine) -> str:
+    """The sentence as a synthesizer reads it best: with capitals, a full stop, and the sounds of its name."""
     words = english.realise(scene).split()
-    capital = [word.capitalize() if word in (scene.name, "i", "monday", "sunday") else word for word in words]
-    return " ".join([capital[0].capitalize(), *capital[1:]]) + "."
+    words[0] = words[0] if words[0] == scene.name else words[0].capitalize()
+    return " ".join(_spoken_word(word, name=scene.name, engine=engine) for word in words) + "."
+
+
+def _spoken_word(word: str, *, name: str, engine: voices.Engine) -> str:
+    if word == name:
+        return name_markup(word, engine=engine)
+    return word.capitalize() if word in ("i", "monday", "sunday") else word
 
 
 def _conditions(split: Split, rng: np.random.Generator) -> tuple[voices.Voice, voices.Variation]:
@@ -71,7 +78,7 @@ def make_example(utterance: Utterance, *, content: Content) -> Example | None:
     rng = np.random.default_rng((_SPLIT_SEEDS[utterance.split], utterance.number))
     voice, variation = _conditions(utterance.split, rng)
     seed = int(rng.integers(2**31))
-    speech = voices.render(spoken_form(scene), voice=voice, variation=variation, seed=seed)
+    speech = voices.render(spoken_form(scene, engine=voice.engine), voice=voice, variation=variation, seed=seed)
     if len(speech) > MAX_SECONDS * voices.SAMPLE_RATE:
         return None
     spoken = {"speech": voices.to_int16(speech), "voice": voice.name, "speed": np.float32(variation.speed)}
@@ -115,9 +122,20 @@ def bounded_map(function: Callable[[Job], Result], jobs: Iterable[Job], *, worke
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def examples(split: Split, *, size: int, content: Content, workers: int) -> Iterator[tuple[str, Example]]:
-    """`size` examples of distinct sentences of a split, each with its id; the same whatever the number of workers."""
-    stream = (Utterance(split, number, scene) for number, (_, scene) in enumerate(sentences(split)))
+def examples(
+    split: Split, *, size: int, content: Content, workers: int, first: int = 0
+) -> Iterator[tuple[str, Example]]:
+    """Examples of distinct sentences of a split, each with its id; the same whatever the number of workers.
+
+    Args:
+      split: whose sentences.
+      size: how many.
+      content: what they hold.
+      workers: processes that speak; 0 for none besides this one.
+      first: sentences of the split's endless stream that are passed over.
+    """
+    numbered = itertools.islice(enumerate(sentences(split)), first, None)
+    stream = (Utterance(split, number, scene) for number, (_, scene) in numbered)
     make = functools.partial(_make_chunk, content=content)
     workers = 0 if content is Content.TEXT else workers  # faster than sending it to another process
     chunks = bounded_map(make, zip(*[stream] * _CHUNK, strict=False), workers=workers)

@@ -1,4 +1,4 @@
-"""The adapter: padding and batch invariance, scanned against unrolled, every field."""
+"""Adapters: padding and batch invariance, scanned against unrolled, every field; what CTC has heard."""
 
 import flax.linen as nn
 import jax
@@ -7,15 +7,22 @@ import numpy as np
 import pytest
 
 from slm_jax import trees
-from slm_jax.models.adapter import TransformerAdapter
+from slm_jax.models.adapter import CTCPosteriorAdapter, TransformerAdapter
+from slm_jax.models.interfaces import EncoderOutput
 
+TABLE = jax.random.normal(jax.random.key(7), (5, 4))
+"""Vectors of five tokens."""
 CONFIG = dict(features=12, num_layers=2, num_heads=2, head_dim=4, ff_width=16)
+
+
+def embed(tokens):
+    return TABLE[tokens]
 
 
 @pytest.fixture(scope="module")
 def inputs():
     frames = jax.random.normal(jax.random.key(0), (3, 6, 8))
-    return frames, jnp.arange(6) < jnp.array([[6], [4], [1]])
+    return EncoderOutput(frames, jnp.arange(6) < jnp.array([[6], [4], [1]])), embed
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +31,13 @@ def variables(inputs):
 
 
 def test_padding_and_batch_change_nothing(inputs, variables):
-    frames, mask = inputs
+    (frames, mask, *_), _ = inputs
     adapter = TransformerAdapter(**CONFIG)
-    output = adapter.apply(variables, frames, mask)
-    garbage = jnp.where(mask[..., None], frames, 1e3)
-    np.testing.assert_allclose(adapter.apply(variables, garbage, mask), output, atol=1e-5)
-    np.testing.assert_allclose(adapter.apply(variables, frames[1:2, :4], mask[1:2, :4])[0], output[1, :4], atol=1e-5)
+    output = adapter.apply(variables, *inputs)
+    garbage = EncoderOutput(jnp.where(mask[..., None], frames, 1e3), mask)
+    np.testing.assert_allclose(adapter.apply(variables, garbage, embed), output, atol=1e-5)
+    part = EncoderOutput(frames[1:2, :4], mask[1:2, :4])
+    np.testing.assert_allclose(adapter.apply(variables, part, embed)[0], output[1, :4], atol=1e-5)
     assert not np.any(output[1, 4:])
 
 
@@ -64,3 +72,31 @@ def test_dropout_acts_in_training_only(inputs, variables):
     noisy = adapter.apply(variables, *inputs, deterministic=False, rngs={"dropout": jax.random.key(2)})
     np.testing.assert_allclose(quiet, TransformerAdapter(**CONFIG).apply(variables, *inputs), atol=1e-6)
     assert np.abs(noisy - quiet).max() > 1e-2
+
+
+def heard(posterior, mask=None, **fields):
+    """What the adapter inside a CTCPosteriorAdapter sees; `posterior` has a last column for the blank."""
+    logits = jnp.log(jnp.asarray(posterior, jnp.float32))
+    mask = jnp.ones(logits.shape[:2], bool) if mask is None else mask
+    frames = EncoderOutput(jnp.full((*logits.shape[:2], 3), jnp.nan), mask, ctc_logits=logits)
+    return CTCPosteriorAdapter(adapter=lambda frames, embed, deterministic: frames.embeddings, **fields).apply(
+        {}, frames, embed
+    )
+
+
+def test_a_frame_becomes_the_vectors_of_what_ctc_heard():
+    sure, torn, blank = [0, 1, 0, 0, 0, 0], [0.5, 0, 0.25, 0, 0, 0.25], [0.0, 0, 0, 0, 0.1, 0.9]
+    expected = [TABLE[1], 0.5 * TABLE[0] + 0.25 * TABLE[2], 0.1 * TABLE[4]]
+    np.testing.assert_allclose(heard([[sure, torn, blank]], num_tokens=2)[0], expected, atol=1e-6)
+    only_the_best = [TABLE[1], 0.5 * TABLE[0], 0.1 * TABLE[4]]
+    np.testing.assert_allclose(heard([[sure, torn, blank]], num_tokens=1)[0], only_the_best, atol=1e-6)
+
+
+def test_padding_is_not_heard():
+    posterior = jnp.full((1, 2, 6), 1 / 6)
+    assert not np.any(heard(posterior, jnp.array([[True, False]]), num_tokens=5)[0, 1])
+
+
+def test_a_posterior_is_needed(inputs):
+    with pytest.raises(ValueError, match="CTCPosteriorAdapter needs CTC scores"):
+        CTCPosteriorAdapter(adapter=TransformerAdapter(**CONFIG)).init(jax.random.key(0), *inputs)

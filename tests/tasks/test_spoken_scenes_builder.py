@@ -86,6 +86,17 @@ def test_the_configurations_for_users():
     }
 
 
+def test_the_quickstart_trains_on_sentences_that_the_encoder_has_not_heard():
+    configs = {config.name: config for config in builder.SpokenScenes.BUILDER_CONFIGS}
+    # Some sentences of `full` are too long, so that it draws a few more than it holds.
+    assert configs["quickstart"].first >= 1.1 * configs["full"].train
+    texts = [
+        [example["text"] for _, example in utterances.examples(Split.TRAIN, size=9, content=Content.TEXT, **places)]
+        for places in ({"workers": 0}, {"workers": 0, "first": 4})
+    ]
+    assert texts[0][4:] == texts[1][:5]
+
+
 def test_examples_do_not_depend_on_the_number_of_workers():
     alone = list(utterances.bounded_map(abs, range(-40, 0), workers=0))
     assert alone == list(utterances.bounded_map(abs, range(-40, 0), workers=2)) == list(range(40, 0, -1))
@@ -111,5 +122,7 @@ def test_too_long_utterances_give_way_to_the_next_sentence(monkeypatch: pytest.M
 def test_bad_configurations_are_named():
     with pytest.raises(ValueError, match="spoken_scenes/none: every split needs at least one example"):
         builder.SpokenScenesConfig(name="none", train=0, validation=1, test=1)
+    with pytest.raises(ValueError, match="first is -1"):
+        builder.SpokenScenesConfig(name="none", train=1, validation=1, test=1, first=-1)
     with pytest.raises(ValueError, match="workers is -1"):
         builder.SpokenScenesConfig(name="none", train=1, validation=1, test=1, workers=-1)

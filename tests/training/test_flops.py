@@ -10,6 +10,7 @@ from slm_jax import trees
 from slm_jax.audio.log_mel import LogMel
 from slm_jax.models.adapter import TransformerAdapter
 from slm_jax.models.conformer import Conformer
+from slm_jax.models.interfaces import EncoderOutput
 from slm_jax.models.slm import SpeechLanguageModel
 from slm_jax.models.t5 import T5
 from slm_jax.training.objective import TeacherForcing
@@ -75,7 +76,8 @@ def test_a_step_costs_forward_passes_and_the_gradients_the_adapter_needs(objecti
     frames = jax.eval_shape(encode, frozen["speech_encoder"], batch)
 
     def adapt(params, embeddings, cotangent):
-        output, pull = jax.vjp(lambda p: adapter.apply({"params": p}, embeddings, frames_mask), params)
+        heard = EncoderOutput(embeddings, frames_mask)
+        output, pull = jax.vjp(lambda p: adapter.apply({"params": p}, heard, no_tokens), params)
         return output, pull(cotangent)
 
     frames_mask = jnp.ones(frames.mask.shape, bool)
@@ -99,5 +101,10 @@ def test_a_step_costs_forward_passes_and_the_gradients_the_adapter_needs(objecti
 class Identity(nn.Module):
     """An adapter that is none."""
 
-    def __call__(self, embeddings, mask, *, deterministic=True):
-        return embeddings
+    def __call__(self, frames, embed, *, deterministic=True):
+        return frames.embeddings
+
+
+def no_tokens(tokens):
+    """The `embed` of an adapter that does not use it."""
+    raise AssertionError("not called")

@@ -1,0 +1,56 @@
+"""How invented names sound: as they are spelled, one sound a letter.
+
+Read by English rules they could not be written down again: "tanoga" and "tonoga" come out the same, the e of "bamepa"
+is silent. So the synthesizers get phonemes, with the stress on the last syllable but one.
+"""
+
+import re
+
+from slm_jax.tasks.spoken_scenes.voices import Engine
+
+_SYLLABLE = re.compile(r"[bdfgklmnprstvz][aeiou](?:[lnrs](?![aeiou]))?")
+_SOUNDS = {
+    # X-SAMPA; what both of Pico's English voices know.
+    Engine.PICO: {"a": "A:", "e": "E", "i": "i:", "o": "@U", "or": "O:r", "u": "u:"},
+    # The alphabet of hibari's text front end.
+    Engine.HIBARI: {"a": "ɑ", "e": "ɛ", "i": "i", "o": "O", "or": "ɔɹ", "u": "u", "g": "ɡ", "r": "ɹ"},
+}
+
+
+def syllables(name: str) -> list[str]:
+    """Cuts a name into syllables: a consonant, a vowel, and the consonant that closes it if no vowel follows.
+
+    Raises:
+      ValueError: if the name is not made of such syllables.
+    """
+    found = _SYLLABLE.findall(name)
+    if not found or "".join(found) != name:
+        raise ValueError(f"{name!r} is not made of syllables like 'ta' and 'tan', so its sound is not known")
+    return found
+
+
+def _sounds(syllable: str, engine: Engine) -> tuple[str, str]:
+    """Those before the vowel, and the others."""
+    table = _SOUNDS[engine]
+    rhyme = ["or"] if syllable[1:] == "or" else list(syllable[1:])
+    return table.get(syllable[0], syllable[0]), "".join(table.get(sound, sound) for sound in rhyme)
+
+
+def name_markup(name: str, *, engine: Engine) -> str:
+    """A name with its sounds, as it is put into a text that the engine speaks.
+
+    >>> name_markup("tubifa", engine=Engine.PICO)
+    '<phoneme ph=\\'tu:."bi:.fA:\\'/>'
+    >>> name_markup("tubifa", engine=Engine.HIBARI)
+    '[Tubifa](/tubˈifɑ/)'
+
+    Raises:
+      ValueError: as `syllables`.
+    """
+    sounds = [_sounds(syllable, engine) for syllable in syllables(name)]
+    stressed = max(len(sounds) - 2, 0)
+    if engine is Engine.PICO:
+        marked = [('"' if index == stressed else "") + onset + rhyme for index, (onset, rhyme) in enumerate(sounds)]
+        return f"<phoneme ph='{'.'.join(marked)}'/>"
+    marked = [onset + ("ˈ" if index == stressed else "") + rhyme for index, (onset, rhyme) in enumerate(sounds)]
+    return f"[{name.capitalize()}](/{''.join(marked)}/)"

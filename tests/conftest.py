@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shutil
 
 import pytest
 
@@ -31,9 +32,10 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # tensorflow reads audio and text her
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 CAPABILITIES = {
-    "t5x": ("t5x", "put a checkout of google-research/t5x on PYTHONPATH (docs: CONTRIBUTING.md)"),
-    "torch": ("transformers", "pip install -e '.[parity]'"),
-    "tpu_aot": ("libtpu", "pip install -e '.[tpu_aot]'"),
+    "flite": (shutil.which("flite"), "apt-get install flite"),
+    "t5x": (importlib.util.find_spec("t5x"), "put a checkout of google-research/t5x on PYTHONPATH"),
+    "torch": (importlib.util.find_spec("transformers"), "pip install -e '.[parity]'"),
+    "tpu_aot": (importlib.util.find_spec("libtpu"), "pip install -e '.[tpu_aot]'"),
 }
 
 
@@ -41,8 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test marked with a capability that is not here is skipped, with how to get the capability as the reason."""
     missing = {
         marker: pytest.mark.skip(reason=f"{marker} is not installed: {how}")
-        for marker, (module, how) in CAPABILITIES.items()
-        if importlib.util.find_spec(module) is None
+        for marker, (found, how) in CAPABILITIES.items()
+        if found is None
     }
     for item in items:
         for marker, skip in missing.items():

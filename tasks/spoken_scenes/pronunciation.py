@@ -14,6 +14,11 @@ _SOUNDS = {
     Engine.PICO: {"a": "A:", "e": "E", "i": "i:", "o": "@U", "or": "O:r", "u": "u:"},
     # The alphabet of hibari's text front end.
     Engine.HIBARI: {"a": "ɑ", "e": "ɛ", "i": "i", "o": "O", "or": "ɔɹ", "u": "u", "g": "ɡ", "r": "ɹ"},
+    # Of the CMU dictionary, each with a space behind it.
+    Engine.FLITE: {
+        **{letter: f"{letter} " for letter in "bdfgklmnprstvz"},
+        **{"a": "aa ", "e": "eh ", "i": "iy ", "o": "ow ", "or": "ao r ", "u": "uw "},
+    },
 }
 
 
@@ -44,6 +49,9 @@ def name_markup(name: str, *, engine: Engine) -> str:
     >>> name_markup("tubifa", engine=Engine.HIBARI)
     '[Tubifa](/tubˈifɑ/)'
 
+    >>> name_markup("tubifa", engine=Engine.FLITE)
+    '<phoneme ph="t uw0 b iy1 f aa0">tubifa</phoneme>'
+
     Raises:
       ValueError: as `syllables`.
     """
@@ -52,5 +60,16 @@ def name_markup(name: str, *, engine: Engine) -> str:
     if engine is Engine.PICO:
         marked = [('"' if index == stressed else "") + onset + rhyme for index, (onset, rhyme) in enumerate(sounds)]
         return f"<phoneme ph='{'.'.join(marked)}'/>"
+    if engine is Engine.FLITE:
+        return f'<phoneme ph="{_arpabet(sounds, stressed=stressed)}">{name}</phoneme>'
     marked = [onset + ("ˈ" if index == stressed else "") + rhyme for index, (onset, rhyme) in enumerate(sounds)]
     return f"[{name.capitalize()}](/{''.join(marked)}/)"
+
+
+def _arpabet(sounds: list[tuple[str, str]], *, stressed: int) -> str:
+    """Sounds with the stress as a digit behind each vowel."""
+    phones = []
+    for index, (onset, rhyme) in enumerate(sounds):
+        vowel, *coda = rhyme.split()
+        phones += [onset.strip(), f"{vowel}{int(index == stressed)}", *coda]
+    return " ".join(phones)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from slm_jax.tasks.spoken_scenes import english, families, voices
+from slm_jax.tasks.spoken_scenes import english, families, variation, voices
 from slm_jax.tasks.spoken_scenes.corpus import Split, sentences
 from slm_jax.tasks.spoken_scenes.grammar import Scene
 from slm_jax.tasks.spoken_scenes.pronunciation import name_markup
@@ -27,7 +27,6 @@ Result = TypeVar("Result")
 
 
 _CHUNK = 16
-_PICO_SHARE = 0.6
 _JOBS_A_WORKER = 4
 _SPLIT_SEEDS = {Split.TRAIN: 0, Split.VALIDATION: 1, Split.TEST: 2}
 
@@ -48,6 +47,7 @@ class Utterance:
     split: Split
     number: int
     scene: Scene
+    cast: voices.Cast
 
 
 def spoken_form(scene: Scene, *, engine: voices.Engine) -> str:
@@ -63,11 +63,12 @@ def _spoken_word(word: str, *, name: str, engine: voices.Engine) -> str:
     return word.capitalize() if word in ("i", "monday", "sunday") else word
 
 
-def _conditions(split: Split, rng: np.random.Generator) -> tuple[voices.Voice, voices.Variation]:
-    if split is Split.TEST:
-        return voices.HELD_OUT_VOICE, voices.draw_light_variation(rng)
-    voice = voices.PICO_GB if rng.random() < _PICO_SHARE else voices.HIBARI  # Pico is the faster one
-    return voice, voices.draw_variation(rng, voice=voice)
+def _conditions(utterance: Utterance, rng: np.random.Generator) -> tuple[voices.Voice, variation.Variation]:
+    if utterance.split is Split.TEST:
+        return voices.HELD_OUT_VOICE, variation.draw_light_variation(rng)
+    speakers, shares = zip(*utterance.cast, strict=True)
+    voice = speakers[rng.choice(len(speakers), p=shares)]
+    return voice, variation.draw_variation(rng, voice=voice)
 
 
 def make_example(utterance: Utterance, *, content: Content) -> Example | None:
@@ -76,12 +77,12 @@ def make_example(utterance: Utterance, *, content: Content) -> Example | None:
     if content is Content.TEXT:
         return families.targets(scene)
     rng = np.random.default_rng((_SPLIT_SEEDS[utterance.split], utterance.number))
-    voice, variation = _conditions(utterance.split, rng)
+    voice, varied = _conditions(utterance, rng)
     seed = int(rng.integers(2**31))
-    speech = voices.render(spoken_form(scene, engine=voice.engine), voice=voice, variation=variation, seed=seed)
+    speech = variation.render(spoken_form(scene, engine=voice.engine), voice=voice, variation=varied, seed=seed)
     if len(speech) > MAX_SECONDS * voices.SAMPLE_RATE:
         return None
-    spoken = {"speech": voices.to_int16(speech), "voice": voice.name, "speed": np.float32(variation.speed)}
+    spoken = {"speech": variation.to_int16(speech), "voice": voice.name, "speed": np.float32(varied.speed)}
     return {**families.targets(scene), **spoken}
 
 
@@ -123,7 +124,13 @@ def bounded_map(function: Callable[[Job], Result], jobs: Iterable[Job], *, worke
 
 
 def examples(
-    split: Split, *, size: int, content: Content, workers: int, first: int = 0
+    split: Split,
+    *,
+    size: int,
+    content: Content,
+    workers: int,
+    first: int = 0,
+    cast: voices.Cast = voices.PYPI_CAST,
 ) -> Iterator[tuple[str, Example]]:
     """Examples of distinct sentences of a split, each with its id; the same whatever the number of workers.
 
@@ -133,9 +140,10 @@ def examples(
       content: what they hold.
       workers: processes that speak; 0 for none besides this one.
       first: sentences of the split's endless stream that are passed over.
+      cast: who speaks, but for the test split, which has a voice of its own.
     """
     numbered = itertools.islice(enumerate(sentences(split)), first, None)
-    stream = (Utterance(split, number, scene) for number, (_, scene) in numbered)
+    stream = (Utterance(split, number, scene, cast) for number, (_, scene) in numbered)
     make = functools.partial(_make_chunk, content=content)
     workers = 0 if content is Content.TEXT else workers  # faster than sending it to another process
     chunks = bounded_map(make, zip(*[stream] * _CHUNK, strict=False), workers=workers)

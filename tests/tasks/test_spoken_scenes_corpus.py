@@ -49,7 +49,8 @@ def test_drawing_is_reproducible_and_needs_names():
 
 def test_the_inventories_of_names():
     train, held_out = set(names.TRAIN_NAMES), set(names.HELD_OUT_NAMES)
-    assert (len(train), len(held_out)) == (names.NUM_TRAIN_NAMES, names.NUM_HELD_OUT_NAMES) == (2000, 400)
+    assert (len(train), len(held_out)) == (names.NUM_TRAIN_NAMES, names.NUM_HELD_OUT_NAMES) == (8000, 400)
+    assert (names.HELD_OUT_NAMES[0], names.HELD_OUT_NAMES[-1]) == ("tubifa", "mudesil")
     assert not train & held_out
     assert all(name.isalpha() and name.islower() and name.isascii() for name in train | held_out)
     assert (names.pronoun("mirela"), names.pronoun("tovan")) == ("she", "he")

@@ -24,15 +24,25 @@ flags.DEFINE_string("licence", None, "SPDX name of the weights' licence.", requi
 
 
 def main(unused: Sequence[str]) -> None:
-    """Writes one component."""
+    """Writes one component.
+
+    Raises:
+      ValueError: the component was not trained, or not all of it.
+    """
     source = bundle.load_bundle(FLAGS.source)
+    manifest = source.manifest
     if FLAGS.component not in source.trainable:
         raise ValueError(f"{FLAGS.source} has trained {sorted(source.trainable)}, not {FLAGS.component!r}")
-    manifest = source.manifest
+    if FLAGS.component in manifest.fingerprints:  # it names what was frozen, if only a part of a component
+        raise ValueError(
+            f"{FLAGS.source} has trained a part of {FLAGS.component!r} ({', '.join(manifest.trainable_patterns)}) and"
+            " does not hold the rest: convert a run that trained the whole component"
+        )
     provenance = foundation.Provenance(
         licence=FLAGS.licence,
         gin_file=", ".join(manifest.gin_files),
         command=f"python -m slm_jax.train {' '.join(f'--gin_file={file}' for file in manifest.gin_files)}",
+        vocabulary=manifest.fingerprints.get("vocabulary", ""),
         metrics={"step": float(manifest.step), **manifest.metrics},
     )
     folder = pathlib.Path(FLAGS.out).expanduser()

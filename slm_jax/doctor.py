@@ -60,18 +60,21 @@ class Optional:
     """A part that slm_jax runs without.
 
     Attributes:
-      modules: all of these make it available.
+      modules: all of these make it available, with `commands`.
       purpose: what it is for.
       how: how to get it.
+      commands: programs that have to be found.
     """
 
     modules: tuple[str, ...]
     purpose: str
     how: str
+    commands: tuple[str, ...] = ()
 
 
 OPTIONAL = {
     "voices": Optional(("py_nanotts", "hibari"), "speech of the quickstart", "pip install 'slm_jax[voices]'"),
+    "flite": Optional((), "more voices, for spoken_scenes/full", "apt-get install flite", commands=("flite",)),
     "plots": Optional(("matplotlib",), "pictures of a run", "pip install 'slm_jax[plots]'"),
     "tests": Optional(("pytest", "xdist", "beartype", "mypy"), "make test", "pip install 'slm_jax[test]'"),
     "torch": Optional(("torch", "transformers"), "parity tests, torch checkpoints", "pip install 'slm_jax[parity]'"),
@@ -175,6 +178,7 @@ def check_optional() -> Iterator[Finding]:
     """Parts that slm_jax runs without."""
     for name, part in OPTIONAL.items():
         missing = [module for module in part.modules if find_spec(module) is None]
+        missing += [command for command in part.commands if shutil.which(command) is None]
         if missing:
             yield Finding(name, "not installed", Status.OPTIONAL, f"{part.purpose}: {part.how}")
         else:

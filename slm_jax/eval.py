@@ -24,10 +24,16 @@ flags.DEFINE_string("output", None, "A folder for the scores (scores.json) and t
 flags.DEFINE_integer("batch_size", 16, "Examples decoded at once.")
 
 
-def main(unused: Sequence[str]) -> None:
-    """Evaluates every task and prints a table."""
+def main(arguments: Sequence[str]) -> None:
+    """Evaluates every task and prints a table.
+
+    Raises:
+      ValueError: there is no --task, or something that is no flag.
+    """
     if not FLAGS.task:
         raise ValueError("name at least one SeqIO task with --task")
+    if arguments:
+        raise ValueError(f"{' '.join(arguments)!r} would be left out: give --task again before each further task")
     gin_utils.set_up_jax()
     model = gin_utils.load_model(FLAGS.bundle)
     scores = {}
@@ -40,22 +46,26 @@ def main(unused: Sequence[str]) -> None:
         )
         evaluated = evaluation.run(evaluation.predict(model.training.objective.model), model.params)
         scores[task] = {"n": len(evaluated.predictions), **evaluated.scores}
-        save(task, evaluated)
+        save(f"{task}.jsonl", answers(evaluated))
     table = Table("task", "n", "scores", title=f"{FLAGS.bundle}, {FLAGS.split}")
     for task, row in scores.items():
         table.add_row(task, str(row["n"]), ", ".join(f"{name} {row[name]:.2f}" for name in row if name != "n"))
     Console().print(table)
-    if FLAGS.output:
-        (pathlib.Path(FLAGS.output) / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    save("scores.json", json.dumps(scores, indent=2) + "\n")
 
 
-def save(task: str, evaluated: Evaluated) -> None:
-    """Writes the answers to --output, if it is given."""
+def answers(evaluated: Evaluated) -> str:
+    """What was decoded, as JSON lines."""
+    rows = map(dataclasses.asdict, evaluated.predictions)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def save(name: str, text: str) -> None:
+    """Writes a file of --output, if it is given."""
     if FLAGS.output:
-        folder = pathlib.Path(FLAGS.output)
+        folder = pathlib.Path(FLAGS.output).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in evaluated.predictions]
-        (folder / f"{task}.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ class DecodedEvaluation:
       batch_size: rows decoded at once.
       max_decode_length: tokens written at most; None for the length of the targets.
       start_token: the decoder's first input.
+      seed: of methods that sample; what they draw depends on `batch_size` too.
     """
 
     task: str
@@ -105,6 +106,7 @@ class DecodedEvaluation:
     batch_size: int = 32
     max_decode_length: int | None = None
     start_token: int = 0
+    seed: int = 0
 
     def predict(self, model: nn.Module) -> Predict:
         """Writes answers with `model`, a speech-and-language model."""
@@ -132,7 +134,8 @@ class DecodedEvaluation:
             self.task, task_feature_lengths=lengths, split=self.split, batch_size=self.batch_size
         )
         for number, batch in itertools.islice(enumerate(batches), start // self.batch_size, None):
-            tokens = np.asarray(predict(params, shard(batch), jax.random.fold_in(jax.random.key(0), number)))
+            key = jax.random.fold_in(jax.random.key(self.seed), number)
+            tokens = np.asarray(predict(params, shard(batch), key))
             real = tokens[batch["decoder_loss_weights"].sum(axis=1) > 0]
             for row in real[max(0, start - number * self.batch_size) :]:
                 text = next(texts)

@@ -1,9 +1,11 @@
 """The command line of every main: T5X's gin flags, and what a gin run writes about itself."""
 
 import copy
+import difflib
 import logging
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from slm_jax.resources import gin_folder
 from slm_jax.training.bundle import BundleManifest, load_bundle
 from slm_jax.training.run import Training
 from slm_jax.training.run_interfaces import Configuration
+from slm_jax.weights import foundation
 
 FLAGS = flags.FLAGS
 
@@ -52,16 +55,34 @@ def parse_configuration(files: Sequence[str] = (), bindings: Sequence[str] = ())
     """Parses the gin files and bindings of the command line, or the given ones where it names none.
 
     Raises:
-      ValueError: a file, a name or a macro is not known; the message is gin's, which says where.
+      ValueError: a file, a name or a macro is not known.
     """
     # gin reports every folder in which it did not find a file as an error, before it finds it in the next one.
     logging.getLogger().addFilter(lambda record: record.filename != "resource_reader.py")
     for folder in [*FLAGS.gin_search_paths, ".", str(gin_folder())]:
         gin.add_config_file_search_path(folder)
-    gin.parse_config_files_and_bindings(FLAGS.gin_file or files, [*bindings, *FLAGS.gin_bindings])
+    gin.parse_config_files_and_bindings(FLAGS.gin_file or files, None, finalize_config=False)
+    check_macros(FLAGS.gin_bindings)
+    gin.parse_config_files_and_bindings(None, [*bindings, *FLAGS.gin_bindings])
     if FLAGS.tfds_data_dir:
         sources.use_tfds_folder(FLAGS.tfds_data_dir)
     sources.use_cache_folders(FLAGS.seqio_additional_cache_dirs)
+
+
+def check_macros(bindings: Sequence[str]) -> None:
+    """Refuses bindings of macros that nothing uses: gin takes them in silence, so a slip of the pen would do nothing.
+
+    Raises:
+      ValueError: neither the files that were parsed nor another binding knows the macro.
+    """
+    text = "\n".join([gin.config_str(), *(binding.partition("=")[2] for binding in bindings)])
+    known = {*re.findall(r"^(\w+) =", text, re.MULTILINE), *re.findall(r"%(\w+)", text)}
+    for binding in bindings:
+        name = binding.partition("=")[0].strip()
+        if name.isidentifier() and name not in known:
+            near = difflib.get_close_matches(name, known)
+            advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"
+            raise ValueError(f"the gin files do not use {name}: {advice}")
 
 
 def parse_configuration_of(manifest: BundleManifest) -> None:
@@ -115,6 +136,9 @@ def checked_vocabulary(training: Training) -> vocabularies.Vocabulary:
     language_model = getattr(training.objective.model, "lm", None)
     if language_model is not None:
         vocabularies.check_vocabulary(vocabulary, language_model.vocab_size)
+    if found := training.settings_identity().get("vocabulary"):
+        for component, source in training.sources.items():
+            foundation.check_vocabulary(source, component=component, vocabulary=found)
     return vocabulary
 
 

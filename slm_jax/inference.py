@@ -73,9 +73,22 @@ class LoadedModel:
         return cls(training, params, vocabulary, task_feature_lengths, assembled.report.table())
 
     def answer(
-        self, paths: Sequence[str], prompt: str, *, method: DecodingMethod | None = None, seed: int = 0
+        self,
+        paths: Sequence[str],
+        prompt: str,
+        *,
+        method: DecodingMethod | None = None,
+        seed: int = 0,
+        start: int = 0,
     ) -> Iterator[Answer]:
         """One answer a file, in order.
+
+        Args:
+          paths: the audio files.
+          prompt: the instruction.
+          method: greedy, if None.
+          seed: with a file's number it decides what a method that samples draws.
+          start: the number of the first file that is answered; each answer is the one it is without a `start`.
 
         Raises:
           FileNotFoundError, slm_jax.data.audio_io.AudioError: a file cannot be used.
@@ -89,7 +102,7 @@ class LoadedModel:
             eos_id=self.vocabulary.eos_id,
         )
         instruction = self.instruction(prompt)
-        for number, path in enumerate(paths):
+        for number, path in enumerate(paths[start:], start):
             speech = read_audio(path)
             self.check_length(path, len(speech))
             padded = np.zeros((1, -(-len(speech) // ROUND_TO) * ROUND_TO), np.float32)
@@ -99,7 +112,8 @@ class LoadedModel:
                 "speech_length": np.array([len(speech)], np.int32),
                 "encoder_input_tokens": instruction,
             }
-            tokens = np.asarray(predict(self.params, jax.device_put(batch), jax.random.key(seed + number)))[0]
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            tokens = np.asarray(predict(self.params, jax.device_put(batch), key))[0]
             yield Answer(path, prompt, self.vocabulary.decode(tokens.tolist()), len(speech) / SAMPLE_RATE)
 
     def instruction(self, prompt: str) -> np.ndarray:

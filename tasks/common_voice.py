@@ -53,7 +53,12 @@ def register_common_voice(
         names = {"speech": "voice", "targets": "sentence", "transcript": "sentence", "training": "training"}
         return TaskDefinition(
             name=name,
-            source=TfdsSource(f"{config}:{VERSION}", splits=SPLITS, prepare_command=f"tfds build {config}"),
+            source=TfdsSource(
+                f"{config}:{VERSION}",
+                splits=SPLITS,
+                prepare_command=f"tfds build {config}",
+                sample_rate=sample_rate,
+            ),
             decode=(
                 functools.partial(preprocessors.rename_features, names=names),
                 preprocessors.speech_from_integers,

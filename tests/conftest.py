@@ -1,11 +1,13 @@
 """What every test needs before jax is imported, and which tests this machine cannot run."""
 
 import hashlib
+import importlib
 import importlib.util
 import os
 import pathlib
 import re
 import shutil
+import sys
 
 import pytest
 
@@ -50,3 +52,136 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, skip in missing.items():
             if item.get_closest_marker(marker):
                 item.add_marker(skip)
+
+
+TINY_LENGTHS = {"speech": 32000, "inputs": 16, "targets": 5}
+
+
+@pytest.fixture(scope="session")
+def tiny_training(tmp_path_factory):
+    """A run of a tiny random model; its frozen parts and its bundle are on disk."""
+    import numpy as np
+    import optax
+
+    from slm_jax import trees
+    from slm_jax.audio.log_mel import LogMel
+    from slm_jax.data import pipeline
+    from slm_jax.models.adapter import TransformerAdapter
+    from slm_jax.models.conformer import Conformer
+    from slm_jax.models.slm import SpeechLanguageModel
+    from slm_jax.models.t5 import T5
+    from slm_jax.training import bundle, restore
+    from slm_jax.training.objective import TeacherForcing
+    from slm_jax.training.run import Training
+    from slm_jax.weights import foundation
+
+    lm = dict(vocab_size=384, width=8, ff_width=8, num_encoder_layers=1, num_decoder_layers=1, num_heads=1, head_dim=8)
+    encoder = dict(num_layers=1, width=8, num_heads=1, subsampling_channels=(2, 2), front_end=LogMel(num_mels=4))
+    model = SpeechLanguageModel(
+        speech_encoder=Conformer(**encoder),
+        adapter=TransformerAdapter(features=8, num_heads=1, head_dim=8, ff_width=8),
+        lm=T5(**lm),
+    )
+    folder = tmp_path_factory.mktemp("weights")
+    training = Training(
+        model_dir=str(folder / "run"),
+        objective=TeacherForcing(model=model),
+        optimizer=optax.sgd(1.0),
+        train_batches=pipeline.train_batches,
+        batch_shapes=pipeline.batch_shapes(task_feature_lengths=TINY_LENGTHS, batch_size=1),
+        train_steps=1,
+        sources={"speech_encoder": str(folder), "lm": str(folder)},
+    )
+    rng = np.random.default_rng(1)
+    shapes = sorted(trees.flatten(training.shapes).items())
+    values = {path: 0.7 * rng.normal(size=leaf.shape) + path.endswith("scale") for path, leaf in shapes}
+    params = trees.unflatten({path: value.astype(np.float32) for path, value in values.items()})
+    licence = foundation.Provenance(licence="Apache-2.0")
+    for name in ("speech_encoder", "lm"):
+        path = folder / f"{name}.safetensors"
+        foundation.export_component(params[name], path=path, component=name, provenance=licence)
+    identity = training.settings_identity() | restore.frozen_fingerprints(params, trainable_patterns=("adapter/.*",))
+    manifest = bundle.BundleManifest(fingerprints=identity, trainable_patterns=("adapter/.*",))
+    bundle.save_bundle(bundle.Bundle({"adapter": params["adapter"]}, manifest), directory=folder / "run" / "bundle")
+    return training
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_training):
+    """The bundle of `tiny_training` in memory; it has no prompts."""
+    import seqio
+
+    from slm_jax.inference import LoadedModel
+
+    return LoadedModel.load(
+        tiny_training,
+        directory=tiny_training.model_dir,
+        vocabulary=seqio.ByteVocabulary(),
+        task_feature_lengths=TINY_LENGTHS,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_sounds():
+    """Five short sounds that the tiny model does not answer all alike."""
+    import numpy as np
+
+    seconds = [np.arange(8000 + 1000 * number) / 16000 for number in range(5)]
+    tones = [0.5 * 0.2**n * np.sin(2 * np.pi * 300 * 2**n * time) for n, time in enumerate(seconds)]
+    noises = [0.1**n * np.random.default_rng(n).uniform(-0.5, 0.5, len(time)) for n, time in enumerate(seconds)]
+    return [(tones if number % 2 else noises)[number].astype(np.float32) for number in range(5)]
+
+
+@pytest.fixture(scope="session")
+def tiny_task(tiny_sounds):
+    """A SeqIO task in memory whose test split is `tiny_sounds`, with the targets a to e."""
+    import seqio
+    import tensorflow as tf
+
+    from slm_jax.data import prompts, sources
+    from slm_jax.tasks import registration
+
+    def examples(split, shuffle_files, seed=None):
+        def generate():
+            for sound, letter in zip(tiny_sounds, "abcde", strict=True):
+                yield {"speech": sound, "targets": letter}
+
+        signature = {"speech": tf.TensorSpec([None], tf.float32), "targets": tf.TensorSpec([], tf.string)}
+        dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+        return dataset.map(lambda example: example | {"training": sources.training_flag(split)})
+
+    definition = registration.TaskDefinition(
+        name="tiny_letters",
+        source=seqio.FunctionDataSource(examples, splits=("test", "validation")),
+        decode=(),
+        vocabulary=seqio.ByteVocabulary(),
+        template=prompts.PromptTemplate(kind="letter", trained=("which letter?",)),
+        metric_fns=registration.ANSWER_METRICS,
+    )
+    yield registration.register(definition)
+    seqio.TaskRegistry.remove(definition.name)
+
+
+@pytest.fixture
+def run_main(monkeypatch):
+    """Runs a main in this process, as in run_main("infer", "--bundle=DIR").
+
+    The main is imported for that, and forgotten with its flags afterwards: mains have flags of the same names, and
+    some are required of whoever parses flags next.
+    """
+    from absl import flags
+    from absl.testing import flagsaver
+
+    from slm_jax import gin_utils
+
+    monkeypatch.setattr(gin_utils, "set_up_jax", lambda: None)  # the settings of this file stay
+
+    def run(name, *arguments):
+        with flagsaver.flagsaver():
+            main = importlib.import_module(f"slm_jax.{name}")
+            try:
+                main.main(flags.FLAGS(gin_utils.rewrite_arguments([name, *arguments]))[1:])
+            finally:
+                del sys.modules[main.__name__]
+
+    return run

@@ -61,6 +61,14 @@ def test_optional_part_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
     assert present == Finding("present", "installed", advice="tables")
 
 
+def test_an_optional_program_is_looked_for(monkeypatch: pytest.MonkeyPatch):
+    parts = {name: doctor.Optional((), "voices", "apt-get", commands=(name,)) for name in ("sh", "no-such-program")}
+    monkeypatch.setattr(doctor, "OPTIONAL", parts)
+    present, absent = doctor.check_optional()
+    assert present == Finding("sh", "installed", advice="voices")
+    assert absent == Finding("no-such-program", "not installed", Status.OPTIONAL, "voices: apt-get")
+
+
 def test_parts_that_the_lock_installs_are_recognised():
     status = {finding.name: finding.status for finding in doctor.check_optional()}
     assert [status[name] for name in ("voices", "plots", "tests")] == [Status.OK] * 3

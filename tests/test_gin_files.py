@@ -10,11 +10,15 @@ import gin
 import jax
 import jax.numpy as jnp
 import pytest
+import seqio
 from gin import config_parser
 
 from slm_jax import trees
+from slm_jax.data import pipeline
+from slm_jax.data.vocabularies import SCENES_MODEL
 from slm_jax.models.interfaces import EncoderOutput
 from slm_jax.resources import gin_folder
+from slm_jax.tasks.registration import register_once
 from slm_jax.training.run import Training
 
 GIN = gin_folder()
@@ -116,6 +120,14 @@ def test_a_model_file_builds_under_eval_shape(path: pathlib.Path, clean_gin: Non
 
 
 EXPERIMENTS = [path for path in FILES if path.parent.name == "experiments"]
+RUNS = [*EXPERIMENTS, GIN / "test" / "tiny.gin"]
+TASKS = [path for path in FILES if path.parent.name == "tasks" and "MIXTURE_OR_TASK_NAME =" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_an_experiment_says_its_command_cost_and_score(path: pathlib.Path):
+    for word in ("COMMAND", "COST", "SCORE"):
+        assert re.search(rf"^# +{word} +\S", header(path), re.MULTILINE), f"the header has no {word}"
 
 
 def training_of(path: pathlib.Path) -> Training:
@@ -123,7 +135,7 @@ def training_of(path: pathlib.Path) -> Training:
     return gin.get_configurable(Training)()
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
 def test_an_experiment_builds_and_decides_every_parameter(path: pathlib.Path, clean_gin: None):
     training = training_of(path)
     counts = json.loads(training.describe().splitlines()[-1])
@@ -131,6 +143,25 @@ def test_an_experiment_builds_and_decides_every_parameter(path: pathlib.Path, cl
     assert counts["trainable"] + counts["frozen"] == total
     assert counts["trainable"] > 0
     assert set(training.sources) <= set(counts["components"])
+
+
+@pytest.mark.parametrize("path", TASKS, ids=name_of)
+def test_a_task_file_registers_a_task(path: pathlib.Path, clean_gin: None, tmp_path: pathlib.Path):
+    manifest = tmp_path / "own.tsv"
+    manifest.write_text("audio\ttext\na.wav\thello\n")
+    required = {"MANIFEST": manifest, "VOCABULARY_PATH": SCENES_MODEL, "SOURCE_LANGUAGE": "de"}
+    required |= dict.fromkeys(("COMMON_VOICE", "COVOST2", "CLIPS"), tmp_path)
+    bindings = [f"{name} = '{value}'" for name, value in required.items()]
+    gin.parse_config_files_and_bindings(["tasks/sentencepiece_vocabulary.gin", str(path)], bindings)
+    name = build("MIXTURE_OR_TASK_NAME")
+    try:
+        task = pipeline.get_mixture_or_task(name)
+        assert {"speech", "inputs", "targets"} <= set(task.output_features)
+        assert set(build("TASK_FEATURE_LENGTHS")) == {"speech", "inputs", "targets"}
+        assert "train" in task.splits
+    finally:
+        seqio.TaskRegistry.remove(name)
+        register_once.settings.pop(name)
 
 
 def test_the_papers_system_has_the_papers_size(clean_gin: None):

@@ -45,6 +45,30 @@ def test_unknown_names_are_errors(binding):
         gin.query_parameter("TRAIN_STEP/gin.macro.value").scoped_configurable_fn()
 
 
+@pytest.fixture
+def bound():
+    """Bindings of the command line."""
+
+    def bind(*bindings):
+        flags.FLAGS(["test", *(f"--gin_bindings={binding}" for binding in bindings)])
+
+    yield bind
+    flags.FLAGS["gin_bindings"].unparse()
+
+
+def test_a_misspelt_macro_is_an_error_that_names_the_nearest(bound):
+    bound("TRAIN_STEP = 5")
+    with pytest.raises(ValueError, match="do not use TRAIN_STEP: did you mean TRAIN_STEPS"):
+        gin_utils.parse_configuration(["models/text.gin", "runs/train.gin"])
+
+
+def test_a_macro_that_only_another_binding_uses_is_known(bound):
+    bound("MODEL_DIR = ''", "STEPS = 5", "TRAIN_STEPS = %STEPS", "run.Training.log_period = 7")
+    gin_utils.parse_configuration(["experiments/scenes_lm.gin"])
+    assert gin_utils.macro("TRAIN_STEPS") == 5
+    assert "run.Training.log_period = 7" in gin.config_str()
+
+
 def test_folders_of_the_command_line_are_where_data_are_read():
     flags.FLAGS(["test", "--tfds_data_dir=/prepared", "--seqio_additional_cache_dirs=/one,/two"])
     try:
@@ -83,7 +107,7 @@ def test_a_bundle_cannot_name_other_files_or_call_anything(files, bindings):
 
 
 def test_files_of_the_command_line_come_before_those_of_the_bundle():
-    flags.FLAGS(["test", "--gin_file=models/lms/t5_tiny.gin", "--gin_bindings=BATCH_SIZE = 5"])
+    flags.FLAGS(["test", "--gin_file=experiments/scenes_lm.gin", "--gin_bindings=BATCH_SIZE = 5"])
     gin_utils.parse_configuration_of(manifest(("/tmp/own.gin",), ("BATCH_SIZE = 3",)))
     assert gin.query_parameter("BATCH_SIZE/gin.macro.value") == 5
     assert gin.query_parameter("MODEL_DIR/gin.macro.value") == ""

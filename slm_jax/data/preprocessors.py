@@ -10,6 +10,7 @@ A task is a list of these. The usual order, and where the cache goes (docs of `s
 """
 
 import enum
+import itertools
 import string
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,6 +25,10 @@ Example = dict[str, tf.Tensor]
 Features = Mapping[str, seqio.Feature]
 Seed = tuple[tf.Tensor, tf.Tensor]
 Preprocessor = Callable[..., tf.data.Dataset]
+
+
+MOST_DROPPED_IN_A_ROW = 10_000
+"""So many examples left out one after the other are an error (OverLength.DROP)."""
 
 
 class Wording(enum.Enum):
@@ -200,7 +205,8 @@ def check_lengths(
       count_dropped: called with the name of the feature that is too long, once an example left out.
 
     Raises:
-      tf.errors.InvalidArgumentError: when the example is read; `slm_jax.data.pipeline` makes a ValueError of it.
+      tf.errors.InvalidArgumentError: when the example is read, or when nothing but too long examples come;
+        `slm_jax.data.pipeline` makes a ValueError of it.
     """
     names = [name for name in sequence_length if name in dataset.element_spec]
 
@@ -210,17 +216,26 @@ def check_lengths(
             tf.debugging.Assert(length <= limit, [_too_long(example, name, length, limit)])
         return example
 
-    def count(too_long: np.ndarray) -> np.bool_:
+    in_a_row = itertools.count(1)
+
+    def keep(too_long: np.ndarray) -> np.bool_:
+        nonlocal in_a_row
+        if not too_long.any():
+            in_a_row = itertools.count(1)
+            return np.bool_(True)
+        name = names[int(np.argmax(too_long))]
         if count_dropped is not None:
-            count_dropped(names[int(np.argmax(too_long))])
+            count_dropped(name)
+        if next(in_a_row) >= MOST_DROPPED_IN_A_ROW:  # of a repeated dataset nothing might ever come
+            raise ValueError(
+                f"{MOST_DROPPED_IN_A_ROW} examples in a row were left out, the last for {name} of more than "
+                f"{sequence_length[name]}: raise TASK_FEATURE_LENGTHS"
+            )
         return np.bool_(False)
 
     def fits(example: Example) -> tf.Tensor:
         too_long = tf.stack([tf.shape(example[name])[0] > sequence_length[name] for name in names])
-        kept = tf.cond(
-            tf.reduce_any(too_long), lambda: tf.numpy_function(count, [too_long], tf.bool), lambda: tf.constant(True)
-        )
-        return tf.ensure_shape(kept, [])
+        return tf.ensure_shape(tf.numpy_function(keep, [too_long], tf.bool), [])
 
     if over_length is OverLength.DROP:
         return dataset.filter(fits)

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
+from slm_jax.data.audio_io import SAMPLE_RATE
 from slm_jax.data.manifest import BadRows, Columns, Row, parse_manifest
 
 # Otherwise small datasets stay in memory, once for every task that reads them.
@@ -47,16 +48,23 @@ class TfdsSource(seqio.TfdsDataSource):
     would do so.
     """
 
-    def __init__(self, tfds_name: str, *, splits: Mapping[str, str], prepare_command: str) -> None:
-        """`tfds_name` is name/config:version, `splits` {split of the task: split of the dataset}."""
+    def __init__(
+        self, tfds_name: str, *, splits: Mapping[str, str], prepare_command: str, sample_rate: int = SAMPLE_RATE
+    ) -> None:
+        """`tfds_name` is name/config:version, `splits` {split of the task: split of the dataset}.
+
+        `sample_rate`, in Hz, is what the task takes the dataset's audio to have.
+        """
         super().__init__(tfds_name=tfds_name, splits=dict(splits), read_only=True)
         self._prepare_command = prepare_command
+        self._sample_rate = sample_rate
 
     def get_dataset(self, split: str = "train", *args: Any, **kwargs: Any) -> tf.data.Dataset:
         """The split's examples.
 
         Raises:
           FileNotFoundError: the dataset has not been prepared; the message says how to.
+          ValueError: the dataset says that its audio has another rate than the task takes it to have.
         """
         try:
             dataset = super().get_dataset(split, *args, **kwargs)
@@ -65,7 +73,17 @@ class TfdsSource(seqio.TfdsDataSource):
                 f"Cannot read {self.tfds_dataset.name} ({split}) in {self._folder()}. If it has not been prepared: "
                 f"{self._prepare_command} ({error})"
             ) from error
+        self._check_rates()
         return dataset.map(lambda example: example | {"training": training_flag(split)})
+
+    def _check_rates(self) -> None:
+        for name, feature in self.tfds_dataset.info.features.items():
+            rate = getattr(feature, "sample_rate", None)
+            if rate not in (None, self._sample_rate):
+                raise ValueError(
+                    f"{self.tfds_dataset.name}: {name} has {rate} samples a second, but the task takes it to have "
+                    f"{self._sample_rate}: register the task with the dataset's rate"
+                )
 
     def _folder(self) -> str:
         return str(self.tfds_dataset.data_dir or "the default folder of TensorFlow Datasets, ~/tensorflow_datasets")

@@ -11,6 +11,10 @@ from slm_jax.typing import Array, Batch, Bool, Float, Int, PRNGKey, PyTree
 Embed = Callable[[Int[Array, "B L"]], Float[Array, "B L E"]]
 """From tokens to their vectors in a language model: `LanguageModel.embed`."""
 
+METRICS = "metrics"
+"""The collection in which a model puts what a forward pass has to tell besides its output: by name, a sum and its
+weight."""
+
 
 class EncoderOutput(NamedTuple):
     """Frames of speech with the mask that travels with them.

@@ -23,16 +23,20 @@ def starts_run(labels: Int[Array, "B S"]) -> Bool[Array, "B S"]:
     return jnp.concatenate([jnp.ones_like(labels[:, :1], bool), labels[:, 1:] != labels[:, :-1]], axis=1)
 
 
-def keep_frames(frames: EncoderOutput, keep: Bool[Array, "B S"], *, length: int) -> EncoderOutput:
+def keep_frames(
+    frames: EncoderOutput, keep: Bool[Array, "B S"], *, length: int, room: Int[Array, "B"] | None = None
+) -> EncoderOutput:
     """The frames where `keep` is True, in order, moved to the left of `length` places.
 
-    embeddings [a c d e f _]   keep [1 0 1 1 1 0]   length 3
-            -> [a d e]         mask [1 1 1]         dropped 1
+    embeddings [a c d e f _]   keep [1 0 1 1 1 0]   length 4, room 3
+            -> [a d e _]       mask [1 1 1 0]       dropped 1
 
-    Padding is never kept; frames beyond `length` are lost and counted in `dropped`.
+    Padding is never kept; frames beyond the `room` of their example (by default `length`) are lost and counted in
+    `dropped`.
     """
     keep &= frames.mask
-    kept = keep.sum(axis=1)
+    wanted = keep.sum(axis=1)
+    kept = jnp.minimum(wanted, length if room is None else room)
     order = jnp.argsort(~keep, axis=1, stable=True)[:, :length]
     mask = jnp.arange(order.shape[1]) < kept[:, None]
 
@@ -43,7 +47,7 @@ def keep_frames(frames: EncoderOutput, keep: Bool[Array, "B S"], *, length: int)
         embeddings=take(frames.embeddings),
         mask=mask,
         ctc_logits=None if frames.ctc_logits is None else take(frames.ctc_logits),
-        dropped=_already_dropped(frames) + jnp.maximum(kept - length, 0),
+        dropped=_already_dropped(frames) + wanted - kept,
     )
 
 
@@ -154,12 +158,12 @@ class CTCBlankFilter:
                       -> [b   c   e]                 Repeats.KEEP
                       -> [b   e   _]                 Repeats.FIRST
 
-    An utterance keeps at least one frame, the least blank, if it has any. Frames that pass the filter but find no
-    room in the output are counted in `dropped`.
+    An utterance keeps at least one frame, the least blank, if it has any. Frames that pass the filter but are more
+    than `max_fraction` of the utterance's own, however long its padding, are counted in `dropped`.
 
     Attributes:
       threshold: frames with a higher posterior of the blank go.
-      max_fraction: length of the output as a fraction of the input's, rounded up.
+      max_fraction: most frames an utterance keeps, as a fraction of what it has, rounded up.
       repeats: what becomes of repeated labels, or its value ("first").
 
     Raises:
@@ -195,7 +199,9 @@ class CTCBlankFilter:
             keep &= starts_run(best) | (best == blank)
         least_blank = jnp.arange(keep.shape[1]) == jnp.argmin(posterior, axis=1, keepdims=True)
         keep |= least_blank & ~keep.any(axis=1, keepdims=True)
-        return keep_frames(frames, keep, length=self.output_length(keep.shape[1]))
+        size = keep.shape[1]
+        room = jnp.array([self.output_length(real) for real in range(size + 1)])[frames.mask.sum(axis=1)]
+        return keep_frames(frames, keep, length=self.output_length(size), room=room)
 
 
 def _require_positive(name: str, value: int) -> None:

@@ -7,7 +7,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from slm_jax.layers.masks import concatenate_left
-from slm_jax.models.interfaces import Adapter, DecodeCache, EncoderOutput, FrameReducer, LanguageModel, SpeechEncoder
+from slm_jax.models.interfaces import (
+    METRICS,
+    Adapter,
+    DecodeCache,
+    EncoderOutput,
+    FrameReducer,
+    LanguageModel,
+    SpeechEncoder,
+)
 from slm_jax.typing import Array, Batch, Bool, Float, Int
 
 
@@ -63,11 +71,19 @@ class SpeechLanguageModel(nn.Module):
                 "The batch has speech, but the model has no adapter: configure SpeechLanguageModel.adapter."
             )
         frames = self.encode_speech(batch, training=training)
+        self._count_dropped(frames)
         speech = self.adapter(frames, self.lm.embed, deterministic="adapter" not in training)
         speech, speech_length = speech.astype(instruction.dtype), jnp.sum(frames.mask, axis=1)
         if self.order is PrefixOrder.INSTRUCTION_FIRST:
             return concatenate_left(instruction, instruction_length, speech, speech_length)
         return concatenate_left(speech, speech_length, instruction, instruction_length)
+
+    def _count_dropped(self, frames: EncoderOutput) -> None:
+        """Puts what the reducer had no room for into the collection METRICS, as a sum and its weight."""
+        if frames.dropped is not None:
+            dropped = frames.dropped.sum().astype(jnp.float32)
+            pair = dropped, dropped + frames.mask.sum()
+            self.sow(METRICS, "dropped_frames", pair, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
     def __call__(self, batch: Batch, *, training: Collection[str] = ()) -> Float[Array, "B L E"]:
         """Hidden states over the targets, by teacher forcing.

@@ -129,11 +129,12 @@ def save_bundle(bundle: Bundle, *, directory: str | os.PathLike[str]) -> None:
 
     Raises:
       OSError: it cannot be written; the bundle that was there stays.
-      ValueError: `directory` exists and is not a bundle, or is not a local path.
+      ValueError: `directory` holds something else, or is not a local path.
     """
     target = _local(directory)
-    if target.exists() and not is_bundle(target):
-        raise ValueError(f"{target} is not a bundle, so it is not replaced by one: choose a folder of its own")
+    others = sorted(path.name for path in target.iterdir()) if target.is_dir() else [target.name] * target.exists()
+    if foreign := [name for name in others if name not in (MANIFEST, PARAMETERS, CONFIG)]:
+        raise ValueError(f"{target} holds {foreign}, so it is not replaced by a bundle: choose a folder of its own")
     temporary, previous = _sibling(target, "new"), _sibling(target, "previous")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -162,7 +163,8 @@ def load_bundle(directory: str | os.PathLike[str]) -> Bundle:
 
     Raises:
       FileNotFoundError: there is no bundle.
-      BundleError: the manifest cannot be read, or the file of parameters is not the one it describes.
+      BundleError: one of the files is missing, the manifest cannot be read, or the file of parameters is not the one
+        it describes.
     """
     folder = find_bundle(directory)
     if folder is None:
@@ -183,17 +185,20 @@ def load_bundle(directory: str | os.PathLike[str]) -> Bundle:
 
 
 def find_bundle(directory: str | os.PathLike[str]) -> pathlib.Path | None:
-    """The folder of the bundle that `directory` is or holds, also one that an interrupted save left aside."""
+    """The folder of the bundle that `directory` is or holds, also one that an interrupted save left aside.
+
+    Raises:
+      BundleError: a folder has one of the two files of a bundle and not the other.
+    """
     for folder in (_local(directory), _local(directory) / FOLDER):
         place = folder if folder.exists() else _sibling(folder, "previous")
-        if is_bundle(place):
+        there = [name for name in (MANIFEST, PARAMETERS) if (place / name).is_file()]
+        if len(there) == 1:
+            (missing,) = {MANIFEST, PARAMETERS} - set(there)
+            raise BundleError(f"{place} has {there[0]} but no {missing}: copy the whole folder again, or train again")
+        if there:
             return place
     return None
-
-
-def is_bundle(folder: pathlib.Path) -> bool:
-    """Whether a folder has the files of a bundle."""
-    return (folder / MANIFEST).is_file() and (folder / PARAMETERS).is_file()
 
 
 def check_compatible(manifest: BundleManifest, current: Mapping[str, str]) -> None:

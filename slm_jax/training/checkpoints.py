@@ -117,7 +117,7 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that were written to their end, oldest first."""
+        """Steps of the checkpoints, oldest first: those written to their end, and the one that is being written."""
         return sorted(self._manager.all_steps())
 
     def save(self, checkpoint: Checkpoint, *, metrics: Mapping[str, float] | None = None) -> None:
@@ -142,9 +142,10 @@ class Checkpoints:
             )
         if self._best and metrics is not None and self._best.metric not in metrics:
             raise ValueError(f"the best checkpoints are chosen by {self._best.metric!r}; got only {sorted(metrics)}")
+        arguments, scores = _save_arguments(checkpoint), _as_floats(metrics)
         try:
-            self._manager.save(step, args=_save_arguments(checkpoint), metrics=_as_floats(metrics), force=True)
-        except OSError as error:
+            self._manager.save(step, args=arguments, metrics=scores, force=True)
+        except Exception as error:  # as in wait
             raise self._write_error(step, error) from error
         self._pending = step
 
@@ -223,6 +224,7 @@ class Checkpoints:
             self._manager.reload()
 
     def _write_error(self, step: int, error: Exception) -> CheckpointWriteError:
+        self._manager.reload()  # it has already forgotten the checkpoints that this one was to replace
         steps = self.steps()
         kept = f"The latest whole checkpoint is step {steps[-1]}" if steps else "There is no earlier checkpoint"
         return CheckpointWriteError(
@@ -269,7 +271,8 @@ def _absolute(directory: str | os.PathLike[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 400 else f"{line[:150]} ... {line[-250:]}"  # TensorStore: long paths, then the reason
 
 
 def _as_floats(metrics: Mapping[str, float] | None) -> dict[str, float] | None:

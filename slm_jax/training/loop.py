@@ -83,7 +83,8 @@ class Loop:
 
         Raises:
           NonFiniteLossError: the loss of some step was NaN or infinite.
-          SystemExit: SIGTERM came; the state is saved and the exit code is 143, as the shell expects.
+          SystemExit: SIGTERM came, during the last step or before it; the state is saved and the exit code is 143, as
+            the shell expects.
         """
         throughput, pending = Throughput(), []
         with StopRequest() as stop:
@@ -94,13 +95,15 @@ class Loop:
                 pending.append(scalars)
                 last = step == self.train_steps
                 due = [periodic for periodic in self.periodic if periodic.due(step, last)]
-                if step % self.log_period == 0 or due or stop.requested:
+                if step % self.log_period == 0 or due:
                     self.report(step, pending, throughput)
                     pending = []
                 for periodic in due:
                     periodic.action(state)
                     throughput.reset()
-                if stop.requested and not last:
+                if stop.requested:  # after the last step too: what is left to do then may take long
+                    if pending:
+                        self.report(step, pending, throughput)
                     self.stop_early(step, state)
         return state
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from slm_jax.models.interfaces import LossOutput
+from slm_jax.models.interfaces import METRICS, LossOutput
 from slm_jax.training.cross_entropy import chunked_cross_entropy
 from slm_jax.typing import Batch, PRNGKey, PyTree
 
@@ -17,7 +17,7 @@ RNG_STREAMS = ("dropout", "specaugment", "discard")
 
 @dataclasses.dataclass(frozen=True)
 class TeacherForcing:
-    """Sum of token cross-entropies of a speech-and-language model.
+    """Sum of token cross-entropies of a speech-and-language model, with the model's own METRICS beside it.
 
     Attributes:
       model: called as `model(batch, training=...) -> hidden`, with a method `logits(hidden)`.
@@ -43,7 +43,7 @@ class TeacherForcing:
     def loss(self, params: PyTree, batch: Batch, *, rng: PRNGKey, training: Collection[str] = ()) -> LossOutput:
         """Sums over the batch's target tokens."""
         keys = dict(zip(RNG_STREAMS, jax.random.split(rng, len(RNG_STREAMS)), strict=True)) if training else {}
-        hidden: Any = self.model.apply({"params": params}, batch, training=training, rngs=keys)
+        hidden, told = self.model.apply({"params": params}, batch, training=training, rngs=keys, mutable=[METRICS])
 
         def logits(head: PyTree, hidden: jax.Array) -> jax.Array:
             scores: Any = self.model.apply({"params": {"lm": head}}, hidden, method="logits")
@@ -59,7 +59,7 @@ class TeacherForcing:
             label_smoothing=self.label_smoothing,
             chunk_tokens=self.chunk_tokens,
         )
-        metrics = {"nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight)}
+        metrics = {"nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight), **told.get(METRICS, {})}
         return LossOutput(loss=loss, weight=sums.weight, metrics=metrics)
 
 

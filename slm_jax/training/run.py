@@ -22,7 +22,7 @@ from slm_jax.training.objective import remove_speech, shuffle_speech
 from slm_jax.training.run_interfaces import Batches, Configuration, Evaluation, RunResult
 from slm_jax.training.run_log import RunLog, read_metrics
 from slm_jax.training.state import TrainState
-from slm_jax.training.step import EvalStep, TrainStep
+from slm_jax.training.step import EvalStep, TrainStep, means
 from slm_jax.typing import Batch, DTypeLike, PyTree
 from slm_jax.weights import fingerprints
 
@@ -50,7 +50,8 @@ class Training:
       sources: where frozen components come from, by name ('shipped', a folder or a .safetensors file).
       initial_checkpoint: a bundle or MODEL_DIR whose trained parameters this run starts from.
       allow_random: frozen components that may stay random; for tests of speed and shape only.
-      identity: fingerprints of what is no parameter, such as the vocabulary; kept in the bundle.
+      identity: fingerprints of what is no parameter, such as the vocabulary, or functions that give them when the run
+        starts; kept in the bundle.
       prompts: prompt templates by name, kept in the bundle.
       frozen_dtype: the type frozen parameters are held in.
       seed: of parameters, data order and dropout.
@@ -78,7 +79,7 @@ class Training:
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     initial_checkpoint: str | None = None
     allow_random: Sequence[str] = ()
-    identity: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    identity: Mapping[str, str | Callable[[], str]] = dataclasses.field(default_factory=dict)
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     frozen_dtype: DTypeLike = jnp.float32
     seed: int = 0
@@ -113,7 +114,7 @@ class Training:
         encoder = getattr(self.objective.model, "speech_encoder", self.objective.model)
         front_end = getattr(encoder, "front_end", None)
         found = {} if front_end is None else {"front_end": fingerprints.fingerprint_config(repr(front_end))}
-        return dict(self.identity) | found
+        return {name: value() if callable(value) else value for name, value in self.identity.items()} | found
 
     def describe(self) -> str:
         """The parameter table; its last line is a JSON object with `trainable`, `frozen` and `components`."""
@@ -203,7 +204,7 @@ class _Run:
         )
         if saved is not None:
             bundle.check_compatible(bundle.BundleManifest.from_json(saved.manifest), self.fingerprints)
-        if initial is not None:
+        elif initial is not None:  # not on resume, when what it was trained on may have been trained further
             restore.check_initial(initial, assembled, identity=training.settings_identity())
         trained, frozen = trees.partition(jax.device_put(assembled.parameters, self.shardings), training.trainable)
         if saved is None:
@@ -305,8 +306,11 @@ class _Run:
             sharded = self.partitioner.shard_batch(batch)
             output = self.evaluate_step(state.trainable, frozen, sharded, jax.random.key(0))
             total = output if total is None else jax.tree.map(jnp.add, total, output)
-        losses = {f"loss_{name}_audio": float(sums.loss / sums.weight) for name, sums in (total or {}).items()}
-        self.log.write(int(state.step), losses, kind="eval")
+        if total is None:
+            return {}
+        losses = {f"loss_{name}_audio": float(sums.loss / sums.weight) for name, sums in total.items()}
+        besides = {name: float(mean) for name, mean in means(total["true"]).items()}
+        self.log.write(int(state.step), losses | besides, kind="eval")
         told = ", ".join(f"{name.split('_')[1]} audio {loss:.4f}" for name, loss in losses.items())
         self.log.say(f"loss a token on held-out speech: {told}")
         return losses

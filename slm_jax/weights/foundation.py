@@ -34,12 +34,14 @@ class Provenance:
       licence: an SPDX name, such as 'Apache-2.0'.
       gin_file: the configuration that made it, relative to gin/; '' if none did.
       command: the command line that made it.
+      vocabulary: fingerprint of the vocabulary it was trained with; '' if it has none.
       metrics: what it reached, by name.
     """
 
     licence: str
     gin_file: str = ""
     command: str = ""
+    vocabulary: str = ""
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -108,10 +110,32 @@ def shipped_file(name: str) -> pathlib.Path:
     return path
 
 
+def check_vocabulary(source: str | os.PathLike[str], *, component: str, vocabulary: str) -> None:
+    """Refuses a vocabulary other than the one a component was trained with, where its folder's manifest names one.
+
+    Args:
+      source: as for `load_component`.
+      component: the component's name, such as 'lm'.
+      vocabulary: fingerprint of the vocabulary at hand.
+
+    Raises:
+      ValueError: the manifest names another one.
+    """
+    folder = _resolve(source)
+    if not (folder / MANIFEST).is_file():
+        return
+    expected = read_manifest(folder)["components"].get(component, {}).get("vocabulary", "")
+    if expected and expected != vocabulary:
+        raise ValueError(
+            f"{component} of {source} was trained with the vocabulary {fingerprints.shorten(expected)}, but the task's"
+            f" is {fingerprints.shorten(vocabulary)}: give the vocabulary that belongs to it, or another {component}"
+        )
+
+
 def load_component(
     source: str | os.PathLike[str], *, component: str, shapes: PyTree, optional: Collection[str] = ()
 ) -> Component:
-    """The parameters of one component, checked to be complete and unchanged.
+    """The parameters of one component, checked to be complete and unchanged; scanned or unrolled, as `shapes` is.
 
     Args:
       source: a .safetensors file, a folder with a manifest, or 'shipped'.
@@ -126,13 +150,15 @@ def load_component(
     """
     path = component_path(source, component)
     expected = trees.flatten(shapes)
-    problems = layouts.layout_problems(expected, safetensors_io.read_layout(path), optional=optional)
+    layout = layouts.arrange_shapes(trees.unflatten(safetensors_io.read_layout(path)), like=expected)
+    problems = layouts.layout_problems(expected, trees.flatten(layout), optional=optional)
     if problems:
         raise WeightFileError(f"{path} does not fit the component {component!r}:\n  " + "\n  ".join(problems))
-    stored = safetensors_io.load_tensors(path)
-    found = fingerprints.fingerprint(trees.unflatten(stored))
+    nested = trees.unflatten(safetensors_io.load_tensors(path))
+    found = fingerprints.fingerprint(nested)
     for promised in _promised_fingerprints(path, component):
         _check_fingerprint(path, promised, found)
+    stored = trees.flatten(layouts.arrange_layers(nested, like=expected))
     cast = {name: stored.pop(name).astype(expected[name].dtype, copy=False) for name in list(stored)}
     return Component(parameters=trees.unflatten(cast), fingerprint=found, path=path)
 

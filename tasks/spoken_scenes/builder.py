@@ -1,6 +1,7 @@
 """The TFDS dataset `spoken_scenes`: short invented scenes, spoken, with the answers to twenty kinds of instructions.
 
-Everything is made on the spot from rules and two small speech synthesizers; nothing is downloaded:
+Everything is made on the spot, from rules and small speech synthesizers (two of PyPI; `full` needs flite too). Nothing
+is downloaded:
 
     tfds.builder("spoken_scenes/quickstart").download_and_prepare()
 

@@ -10,8 +10,9 @@ from slm_jax.tasks.spoken_scenes.voices import Engine
 
 _SYLLABLE = re.compile(r"[bdfgklmnprstvz][aeiou](?:[lnrs](?![aeiou]))?")
 _SOUNDS = {
-    # X-SAMPA; what both of Pico's English voices know.
-    Engine.PICO: {"a": "A:", "e": "E", "i": "i:", "o": "@U", "or": "O:r", "u": "u:"},
+    # X-SAMPA as Pico reads it: a backslash is written twice, "_" ties the halves of a diphthong, and what it does not
+    # know, such as "r" or "o", is left out in silence.
+    Engine.PICO: {"a": "A:", "e": "E", "i": "i:", "o": "@_U", "or": r"O:r\\", "u": "u:", "r": r"r\\"},
     # The alphabet of hibari's text front end.
     Engine.HIBARI: {"a": "ɑ", "e": "ɛ", "i": "i", "o": "O", "or": "ɔɹ", "u": "u", "g": "ɡ", "r": "ɹ"},
     # Of the CMU dictionary, each with a space behind it.

@@ -4,6 +4,7 @@ Takes about a minute on one core and gives the same file every time. Names are i
 of the dataset is seen often enough to become a piece, so names of the training split and held out ones are cut alike.
 """
 
+import argparse
 import io
 import itertools
 import pathlib
@@ -12,7 +13,6 @@ import string
 from collections.abc import Iterator
 
 import sentencepiece
-from absl import app, flags
 
 from slm_jax.data.vocabularies import SCENES_MODEL
 from slm_jax.tasks.spoken_scenes import english, families, grammar
@@ -30,9 +30,6 @@ LETTERS = string.ascii_letters + string.digits + "äöüßÄÖÜáéíóúñÁÉ
 
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 _VOWELS = "aeiouy"
-
-_OUTPUT = flags.DEFINE_string("output", str(SCENES_MODEL), "Where the SentencePiece model is written.")
-_SCENES = flags.DEFINE_integer("num_scenes", NUM_SCENES, "Scenes to learn from.")
 
 
 def invented_names(rng: random.Random, count: int) -> list[str]:
@@ -88,13 +85,17 @@ def train(*, num_scenes: int = NUM_SCENES, num_pieces: int = NUM_PIECES) -> byte
     return model.getvalue()
 
 
-def main(unused: list[str]) -> None:
-    """Writes the model."""
-    path = pathlib.Path(_OUTPUT.value)
+def main() -> None:
+    """Writes the model to the place that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, default=SCENES_MODEL, help="where the model is written")
+    parser.add_argument("--num_scenes", type=int, default=NUM_SCENES, help="scenes to learn from")
+    arguments = parser.parse_args()
+    path = arguments.output
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(train(num_scenes=_SCENES.value))
+    path.write_bytes(train(num_scenes=arguments.num_scenes))
     print(f"Wrote {path} ({path.stat().st_size} bytes, {NUM_PIECES} pieces)")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

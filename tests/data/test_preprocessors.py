@@ -155,6 +155,20 @@ def test_too_long_examples_are_an_error_with_the_length_and_the_limit() -> None:
         list(checked.as_numpy_iterator())
 
 
+@pytest.mark.parametrize(("limit", "endless"), [(4, True), (1, False)])
+def test_nothing_but_too_long_examples_is_an_error_where_they_come_for_ever(monkeypatch, limit, endless) -> None:
+    monkeypatch.setattr(preprocessors, "MOST_DROPPED_IN_A_ROW", 4)
+    checked = preprocessors.check_lengths(
+        lengths_dataset().repeat(), {"inputs": 5, "targets": 4 - limit}, over_length=OverLength.DROP
+    )
+    first = checked.take(5).as_numpy_iterator()
+    if not endless:  # two of three are left out each time
+        assert [len(example["inputs"]) for example in first] == [3, 5, 3, 5, 3]
+        return
+    with pytest.raises(tf.errors.InvalidArgumentError, match="4 examples in a row.*targets of more than 0.*raise"):
+        list(first)
+
+
 def test_too_long_examples_are_dropped_and_counted_if_asked() -> None:
     dropped: collections.Counter[str] = collections.Counter()
     checked = preprocessors.check_lengths(

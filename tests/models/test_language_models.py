@@ -121,19 +121,23 @@ def test_garbage_in_padding_changes_nothing(case):
     np.testing.assert_allclose(output, case.logits, atol=1e-4)
 
 
-def test_beam_search_ignores_padding_and_scores_like_teacher_forcing(case):
+def test_beam_search_ignores_padding_and_batch_and_scores_like_teacher_forcing(case):
     @jax.jit
     def search(prefix, mask):
         cache = prefill(case.model, case.variables, prefix, mask)
         feed = functools.partial(case.model.apply, case.variables, method="step")
         method = BeamSearch(num_beams=2)
-        return decode(feed, cache, batch_size=len(LENGTHS), method=method, max_length=TARGETS)
+        return decode(feed, cache, batch_size=len(prefix), method=method, max_length=TARGETS)
 
     decoded = search(case.prefix, case.mask)
     wider = jnp.pad(case.prefix, ((0, 0), (0, 2), (0, 0)), constant_values=9.0)
     padded = search(wider, jnp.pad(case.mask, ((0, 0), (0, 2))))
     np.testing.assert_array_equal(padded.tokens, decoded.tokens)
     np.testing.assert_allclose(padded.scores, decoded.scores, atol=1e-4)
+    for example in range(len(LENGTHS)):
+        alone = search(case.prefix[example : example + 1], case.mask[example : example + 1])
+        np.testing.assert_array_equal(alone.tokens[0], decoded.tokens[example])
+        np.testing.assert_allclose(alone.scores[0], decoded.scores[example], atol=1e-4)
 
     inputs = jnp.pad(decoded.tokens, ((0, 0), (1, 0)))[:, :-1]
     hidden = case.model.apply(case.variables, case.prefix, case.mask, inputs)

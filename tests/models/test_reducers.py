@@ -47,10 +47,12 @@ def test_starts_run_drawing():
 
 
 def test_keep_frames_drawing():
-    kept = keep_frames(frames_of("acdef_"), jnp.array([[1, 0, 1, 1, 1, 0]], bool), length=3)
-    assert letters(kept) == ["ade"]
-    assert kept.mask.tolist() == [[True] * 3]
+    keep = jnp.array([[1, 0, 1, 1, 1, 0]], bool)
+    kept = keep_frames(frames_of("acdef_"), keep, length=4, room=jnp.array([3]))
+    assert letters(kept) == ["ade_"]
+    assert kept.mask.tolist() == [[True, True, True, False]]
     assert kept.dropped.tolist() == [1]
+    assert letters(keep_frames(frames_of("acdef_"), keep, length=4)) == ["adef"]
 
 
 def test_keep_frames_never_keeps_padding_and_moves_scores_along():
@@ -115,6 +117,22 @@ def test_blank_filter_counts_what_finds_no_room():
     assert letters(kept) == ["bc"]
     assert kept.dropped.tolist() == [1]
     assert letters(CTCBlankFilter(threshold=0.97, max_fraction=1.0)(frames)) == ["bcde__"]
+
+
+@pytest.mark.parametrize("max_fraction", [0.3, 0.5, 1.0])
+def test_padding_and_batch_change_nothing_of_the_blank_filter(max_fraction):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(3, 9, 11)), jnp.float32)
+    together = CTCBlankFilter(threshold=0.2, max_fraction=max_fraction)(
+        frames_of("abcdef___", "ghijklmno", "p________", ctc_logits=logits)
+    )
+    for row, name in enumerate(["abcdef", "ghijklmno", "p"]):
+        for padding in (0, 1, 5):
+            garbage = jnp.pad(logits[row : row + 1, : len(name)], ((0, 0), (0, padding), (0, 0)), constant_values=7.0)
+            frames = frames_of(name + "_" * padding, ctc_logits=garbage)
+            alone = CTCBlankFilter(threshold=0.2, max_fraction=max_fraction)(frames)
+            assert letters(alone)[0].rstrip("_") == letters(together)[row].rstrip("_")
+            assert alone.dropped.tolist() == [together.dropped[row]]
 
 
 def test_blank_filter_keeps_uncertain_blanks_of_one_run():

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from slm_jax.audio.log_mel import LogMel
-from slm_jax.models.adapter import TransformerAdapter
+from slm_jax.models.adapter import CTCPosteriorAdapter, TransformerAdapter
 from slm_jax.models.conformer import Conformer
-from slm_jax.models.reducers import Stacking
+from slm_jax.models.interfaces import METRICS
+from slm_jax.models.reducers import CTCBlankFilter, Stacking
 from slm_jax.models.slm import PrefixOrder, SpeechLanguageModel
 from slm_jax.models.t5 import T5
 
@@ -76,6 +77,34 @@ def test_padding_and_batch_change_nothing(params, batch, forward, hidden):
     alone = {name: value[1:2] for name, value in batch.items()}
     alone["speech"] = alone["speech"][:, :2500]
     np.testing.assert_allclose(forward(params, alone), hidden[1:2], atol=1e-4)
+
+
+def build_ctc(max_fraction):
+    """As the small system: blank filter and CTC posteriors."""
+    return build(
+        speech_encoder=Conformer(**ENCODER, ctc_vocab_size=20),
+        reducer=CTCBlankFilter(threshold=0.05, max_fraction=max_fraction),
+        adapter=CTCPosteriorAdapter(adapter=TransformerAdapter(**ADAPTER), num_tokens=3),
+    )
+
+
+@pytest.fixture(scope="module")
+def ctc_params(batch):
+    return nn.unbox(jax.jit(build_ctc(0.5).init)(jax.random.key(1), batch))["params"]
+
+
+@pytest.mark.parametrize("max_fraction", [0.3, 1.0])
+def test_padding_and_batch_change_nothing_with_a_blank_filter(batch, ctc_params, max_fraction):
+    model = build_ctc(max_fraction)
+    forward = jax.jit(lambda batch: model.apply({"params": ctc_params}, batch, mutable=[METRICS]))
+    hidden, told = forward(batch)
+    dropped, _ = told[METRICS]["dropped_frames"]
+    assert (dropped > 0) == (max_fraction == 0.3)
+    alone = {name: value[1:2] for name, value in batch.items()}
+    for size in (2500, 3000, 9000):
+        padding = jnp.full((1, max(size - 4800, 0)), 1e3)
+        speech = jnp.concatenate([alone["speech"][:, :size].at[:, 2500:].set(1e3), padding], axis=1)
+        np.testing.assert_allclose(forward(alone | {"speech": speech})[0], hidden[1:2], atol=1e-4)
 
 
 def test_it_listens_and_reads(params, batch, forward, hidden):

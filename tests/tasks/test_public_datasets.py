@@ -76,6 +76,15 @@ def test_transcription_from_tensorflow_datasets(case: str) -> None:
         assert texts[0] == {"inputs": "Transcribe the speech.", "targets": text}
 
 
+def test_a_dataset_of_another_sample_rate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = librispeech.register_librispeech(vocabulary=VOCABULARY)
+    with mock("speech"):
+        source = seqio.TaskRegistry.get(name).source
+        monkeypatch.setattr(source.tfds_dataset.info.features["speech"], "_sample_rate", 8000, raising=True)
+        with pytest.raises(ValueError, match="librispeech.*speech has 8000 samples a second.*takes it to have 16000"):
+            list(eval_batches(name, task_feature_lengths=LENGTHS, batch_size=3, split="test"))
+
+
 def test_names() -> None:
     assert librispeech.register_librispeech(vocabulary=VOCABULARY, name="libri") == "libri"
     assert fleurs.register_fleurs(vocabulary=VOCABULARY, language="de_de") == "fleurs_de_de_transcribe"

@@ -107,9 +107,19 @@ def test_a_full_disk_leaves_the_old_bundle(bundle, tmp_path, monkeypatch):
 
 def test_a_folder_of_other_things_is_never_replaced(bundle, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not a bundle, so it is not replaced"):
+    with pytest.raises(ValueError, match="notes.txt.*so it is not replaced by a bundle"):
         bundles.save_bundle(bundle, directory=tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "trainable.safetensors"])
+def test_a_missing_part_is_named_and_half_a_bundle_may_be_replaced(name, bundle, tmp_path):
+    bundles.save_bundle(bundle, directory=tmp_path / "bundle")
+    (tmp_path / "bundle" / name).unlink()
+    with pytest.raises(BundleError, match=f"bundle has .* but no {name}: copy the whole folder again"):
+        bundles.load_bundle(tmp_path)
+    bundles.save_bundle(bundle, directory=tmp_path / "bundle")
+    assert bundles.load_bundle(tmp_path).manifest.step == bundle.manifest.step
 
 
 def test_cloud_paths_are_refused(bundle):

@@ -1,9 +1,12 @@
 """Checkpoints: bit-exact, asynchronous, and safe against crashes, damage and a full disk."""
 
+import contextlib
 import dataclasses
 import errno
 import json
 import pathlib
+import re
+import resource
 import shutil
 
 import jax
@@ -185,6 +188,75 @@ def test_a_full_disk_is_an_error_that_leaves_state_and_earlier_checkpoints_whole
         {"wait": writer.wait, "next save": lambda: writer.save(make_checkpoint(5)), "close": writer.close}[notice]()
     assert_same(checkpoint, make_checkpoint(4))
     assert_same(Checkpoints(directory).restore(**templates(make_checkpoint(0))), make_checkpoint(3))
+
+
+def large_checkpoint(step: int) -> Checkpoint:
+    """Larger than the limit of `no_room`, also when compressed."""
+    kernel = jnp.asarray(np.random.default_rng(step).normal(size=(512, 512)), jnp.float32)
+    return dataclasses.replace(make_checkpoint(step), trainable={"adapter": {"kernel": kernel}})
+
+
+@contextlib.contextmanager
+def no_room():
+    """The operating system refuses to write more than 256 KiB to a file: a real failure, from within TensorStore."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_arrays_that_find_no_room_leave_state_and_the_only_earlier_checkpoint_whole(tmp_path):
+    writer, checkpoint = Checkpoints(tmp_path, keep=1), large_checkpoint(4)
+    writer.save(large_checkpoint(3))
+    writer.wait()
+    told = rf"step 4 was not written to {re.escape(str(tmp_path))}: .*File too large.* whole checkpoint is step 3\."
+    with no_room():
+        writer.save(checkpoint)
+        with pytest.raises(CheckpointWriteError, match=told):
+            writer.wait()
+    assert_same(checkpoint, large_checkpoint(4))
+    assert_same(writer.restore(**templates(large_checkpoint(0))), large_checkpoint(3))
+    writer.save(checkpoint)
+    writer.close()
+    assert Checkpoints(tmp_path).steps() == [4], "the one that was kept for want of a newer one goes in the end"
+
+
+def arrays_fail(error: Exception, monkeypatch: pytest.MonkeyPatch, *, at_once: bool) -> None:
+    """Arrays are not written: known before `save` returns, or in the background."""
+
+    class Failed:
+        def result(self, timeout=None):
+            raise error
+
+    async def failing(self, *args, **kwargs):
+        if at_once:
+            raise error
+        return [Failed()]
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "async_save", failing)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "in the background"])
+@pytest.mark.parametrize("error", FULL, ids=["OSError", "ValueError"])
+def test_every_failure_to_write_arrays_is_the_same_error(error, at_once, directory, monkeypatch):
+    writer, checkpoint = Checkpoints(directory), make_checkpoint(4)
+    told = rf"step 4 was not written to {re.escape(str(directory))}: .*No space left.* whole checkpoint is step 3\."
+    with monkeypatch.context() as patch:
+        arrays_fail(error, patch, at_once=at_once)
+        with pytest.raises(CheckpointWriteError, match=told):
+            writer.save(checkpoint)
+            assert not at_once
+            writer.wait()
+    assert_same(checkpoint, make_checkpoint(4))
+    assert_same(writer.restore(**templates(make_checkpoint(0))), make_checkpoint(3))
+    writer.save(checkpoint)
+    writer.close()
+    assert_same(Checkpoints(directory).restore(**templates(make_checkpoint(0))), make_checkpoint(4))
 
 
 def test_after_a_failed_write_the_same_step_can_be_saved_again(directory, monkeypatch):

@@ -66,21 +66,38 @@ def test_nan_is_found_before_a_checkpoint_is_written(tmp_path):
     assert not saved
 
 
-def test_sigterm_saves_and_exits(tmp_path):
+def run_with_sigterm(tmp_path, losses, *, during, **config):
+    """SIGTERM comes during step `during`, which is run to its end."""
+
+    def watched():
+        for step, batch in enumerate(batches(losses), start=1):
+            if step == during:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    log = RunLog(tmp_path, total_steps=len(losses))
+    loop = Loop(step=fake_step, shard=lambda batch: batch, log=log, train_steps=len(losses), **config)
+    return loop.run(TrainState(step=jnp.asarray(0), trainable={}, opt_state=()), {}, watched(), jax.random.key(0))
+
+
+@pytest.mark.parametrize("during", [2, 4])
+def test_sigterm_saves_and_exits_in_the_last_step_too(during, tmp_path):
     saved = []
-
-    def losses():
-        yield {"loss": np.ones((), np.float32), "tokens": np.ones((), np.float32)}
-        os.kill(os.getpid(), signal.SIGTERM)
-        yield {"loss": np.ones((), np.float32), "tokens": np.ones((), np.float32)}
-
     before = signal.getsignal(signal.SIGTERM)
-    log = RunLog(tmp_path, total_steps=9)
-    loop = Loop(step=fake_step, shard=lambda b: b, log=log, train_steps=9, save=lambda s: saved.append(int(s.step)))
     with pytest.raises(SystemExit) as stopped:
-        loop.run(TrainState(step=jnp.asarray(0), trainable={}, opt_state=()), {}, losses(), jax.random.key(0))
-    assert (saved, stopped.value.code) == ([2], 143)
+        run_with_sigterm(
+            tmp_path, [1.0, 2.0, 3.0, 4.0], during=during, save=lambda state: saved.append(int(state.step))
+        )
+    assert (saved, stopped.value.code) == ([during], 143)
     assert signal.getsignal(signal.SIGTERM) == before
+    assert [row["step"] for row in read_metrics(tmp_path, "train")] == [during], "what was not yet logged is logged"
+
+
+def test_nan_is_found_before_sigterm_saves(tmp_path):
+    saved = []
+    with pytest.raises(NonFiniteLossError, match="nan at step 1"):
+        run_with_sigterm(tmp_path, [float("nan"), 1.0, 1.0], during=2, save=saved.append)
+    assert not saved
 
 
 def test_metrics_file_is_json_lines_and_the_later_of_two_rows_counts(tmp_path):

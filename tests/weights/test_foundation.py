@@ -1,5 +1,6 @@
 """Components from folders: complete, of the right shapes, and the very files that the manifest describes."""
 
+import dataclasses
 import json
 
 import jax
@@ -37,6 +38,32 @@ def test_every_kind_of_source_gives_the_same_parameters(source, params, folder, 
     loaded = foundation.load_component(where, component="lm", shapes=foundation.abstract(params))
     assert loaded.path == folder / "lm.safetensors"
     jax.tree.map(np.testing.assert_array_equal, loaded.parameters, params)
+
+
+def test_stacks_are_loaded_scanned_or_unrolled_as_the_model_has_them(tmp_path):
+    stacked = {"layers": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4)}, "norm": np.ones(2, np.float32)}
+    unrolled = trees.unstack_layers(stacked)
+    assert sorted(trees.flatten(unrolled)) == ["layers_0/kernel", "layers_1/kernel", "layers_2/kernel", "norm"]
+    for stored in (stacked, unrolled):
+        foundation.export_component(stored, path=tmp_path / "lm.safetensors", component="lm", provenance=PROVENANCE)
+        for wanted in (stacked, unrolled):
+            loaded = foundation.load_component(tmp_path, component="lm", shapes=foundation.abstract(wanted))
+            jax.tree.map(np.testing.assert_array_equal, loaded.parameters, wanted)
+    with pytest.raises(WeightFileError, match="missing .*layers_3/kernel"):
+        four = unrolled | {"layers_3": unrolled["layers_0"]}
+        foundation.load_component(tmp_path, component="lm", shapes=foundation.abstract(four))
+
+
+def test_another_vocabulary_is_refused(params, tmp_path):
+    provenance = dataclasses.replace(PROVENANCE, vocabulary="sha256:" + "1" * 64)
+    foundation.export_component(params, path=tmp_path / "lm.safetensors", component="lm", provenance=provenance)
+    foundation.export_component(params, path=tmp_path / "old.safetensors", component="old", provenance=PROVENANCE)
+    other = "sha256:" + "2" * 64
+    foundation.check_vocabulary(tmp_path, component="lm", vocabulary=provenance.vocabulary)
+    foundation.check_vocabulary(tmp_path, component="old", vocabulary=other)  # nobody knows
+    foundation.check_vocabulary(tmp_path / "lm.safetensors", component="lm", vocabulary=other)
+    with pytest.raises(ValueError, match="lm of .* was trained with the vocabulary sha256:1.* the task's is sha256:2"):
+        foundation.check_vocabulary(tmp_path, component="lm", vocabulary=other)
 
 
 def test_parameters_come_in_the_dtypes_asked_for_under_one_fingerprint(params, folder):

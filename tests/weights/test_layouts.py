@@ -2,7 +2,9 @@
 
 import jax
 import numpy as np
+import pytest
 
+from slm_jax import trees
 from slm_jax.weights import layouts
 
 
@@ -20,6 +22,17 @@ def test_each_kind_of_difference_is_one_line():
         "unexpected (1): c",
         "wrong shape (1): b is (3,), needs (2,)",
     ]
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_shapes_are_arranged_as_arrays_are(unrolled):
+    stacked = {"encoder": {"layers": {"kernel": np.ones((2, 3), np.float32)}}}
+    like = ["encoder/layers_0/kernel", "encoder/layers_1/kernel"] if unrolled else ["encoder/layers/kernel"]
+    found = trees.flatten(layouts.arrange_layers(stacked, like=like))
+    shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stacked)
+    arranged = trees.flatten(layouts.arrange_shapes(shaped, like=like))
+    assert sorted(found) == sorted(arranged) == like
+    assert {name: leaf.shape for name, leaf in found.items()} == {name: leaf.shape for name, leaf in arranged.items()}
 
 
 def test_long_lists_say_how_many_more_there_are():

@@ -1,0 +1,99 @@
+"""The command line of convert: a trained component becomes a frozen one that loads again."""
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from slm_jax import trees
+from slm_jax.training import bundle
+from slm_jax.weights import foundation, safetensors_io
+
+
+@pytest.fixture
+def convert(run_main, tmp_path, capsys):
+    """Runs convert from a source to the folder `out`, and gives what it prints."""
+
+    def run(component, *, source):
+        out = f"--out={tmp_path / 'new' / 'out'}"
+        run_main("convert", f"--source={source}", f"--component={component}", out, "--licence=Apache-2.0")
+        return capsys.readouterr().out
+
+    run.out = tmp_path / "new" / "out"
+    return run
+
+
+def save(folder, trainable, **fields):
+    """A bundle, and the folder it is in."""
+    manifest = bundle.BundleManifest(**{"fingerprints": {}, "trainable_patterns": ("lm/.*",), "step": 7} | fields)
+    bundle.save_bundle(bundle.Bundle(trainable, manifest), directory=folder)
+    return folder
+
+
+def assert_rounded(loaded, trained):
+    """Every parameter is the trained one in bfloat16."""
+    expected = trees.flatten(trained)
+    found = trees.flatten(loaded)
+    assert found.keys() == expected.keys()
+    for path, value in found.items():
+        rounded = np.asarray(expected[path]).astype(ml_dtypes.bfloat16).astype(np.float32)
+        np.testing.assert_array_equal(value, rounded, err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def trained_lm(tiny_model):
+    """A language model as a run trains it, in more digits than bfloat16 has."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) * np.float32(1.001), tiny_model.params["lm"])
+
+
+def test_a_component_of_a_run_loads_again(convert, tiny_training):
+    printed = convert("adapter", source=tiny_training.model_dir)
+    trained = bundle.load_bundle(tiny_training.model_dir).trainable["adapter"]
+    shapes = tiny_training.shapes["adapter"]
+    loaded = foundation.load_component(convert.out, component="adapter", shapes=shapes)
+    assert_rounded(loaded.parameters, trained)
+    count = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    assert printed == f"{convert.out / 'adapter.safetensors'}: {count:,} parameters, {loaded.fingerprint}\n"
+
+
+def test_layers_are_stacked_and_the_manifest_says_where_they_are_from(convert, tiny_training, trained_lm, tmp_path):
+    unrolled = trees.unstack_layers(trained_lm)
+    assert trees.flatten(unrolled).keys() != trees.flatten(trained_lm).keys()
+    facts = dict(gin_files=("experiments/a.gin", "b.gin"), metrics={"bleu": 30.5}, fingerprints={"vocabulary": "bytes"})
+    convert("lm", source=save(tmp_path / "bundle", {"lm": unrolled}, **facts))
+    assert safetensors_io.read_layout(convert.out / "lm.safetensors").keys() == trees.flatten(trained_lm).keys()
+    loaded = foundation.load_component(convert.out, component="lm", shapes=tiny_training.shapes["lm"])
+    assert_rounded(loaded.parameters, trained_lm)
+    entry = foundation.read_manifest(convert.out)["components"]["lm"]
+    assert entry["licence"] == "Apache-2.0"
+    assert entry["gin_file"] == "experiments/a.gin, b.gin"
+    assert entry["command"] == "python -m slm_jax.train --gin_file=experiments/a.gin --gin_file=b.gin"
+    assert entry["vocabulary"] == "bytes"
+    assert entry["metrics"] == {"step": 7.0, "bleu": 30.5}
+
+
+def test_components_share_a_folder(convert, tiny_training, trained_lm, tmp_path):
+    convert("adapter", source=tiny_training.model_dir)
+    convert("lm", source=save(tmp_path / "bundle", {"lm": trained_lm}))
+    for name in ("adapter", "lm"):
+        foundation.load_component(convert.out, component=name, shapes=tiny_training.shapes[name])
+
+
+def test_a_component_that_was_not_trained_is_refused(convert, tiny_training):
+    with pytest.raises(ValueError, match=r"run has trained \['adapter'\], not 'lm'"):
+        convert("lm", source=tiny_training.model_dir)
+    assert not convert.out.exists()
+
+
+def test_a_part_of_a_component_is_refused(convert, trained_lm, tmp_path):
+    """The bundle holds what was trained; the frozen rest is known by its fingerprint only."""
+    part, _ = trees.partition({"lm": trained_lm}, ("lm/decoder/.*",))
+    frozen = dict(fingerprints={"lm": "sha256:0"}, trainable_patterns=("lm/decoder/.*",))
+    with pytest.raises(ValueError, match=r"trained a part of 'lm' \(lm/decoder/\.\*\).*trained the whole"):
+        convert("lm", source=save(tmp_path / "bundle", part, **frozen))
+    assert not convert.out.exists()
+
+
+def test_a_source_without_a_bundle_is_named(convert, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no bundle \(.*\) in .*nowhere"):
+        convert("lm", source=tmp_path / "nowhere")

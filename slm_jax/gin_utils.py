@@ -2,7 +2,6 @@
 
 import copy
 import difflib
-import logging
 import os
 import pathlib
 import re
@@ -57,8 +56,9 @@ def parse_configuration(files: Sequence[str] = (), bindings: Sequence[str] = ())
     Raises:
       ValueError: a file, a name or a macro is not known.
     """
-    # gin reports every folder in which it did not find a file as an error, before it finds it in the next one.
-    logging.getLogger().addFilter(lambda record: record.filename != "resource_reader.py")
+    # gin also takes the folder of a file for a Python package, and fails on one without code: looking for
+    # runs/train.gin it would find the runs/ of a user before that of slm_jax.
+    gin.config._FILE_READERS[:] = [reader for reader in gin.config._FILE_READERS if reader[0] is open]
     for folder in [*FLAGS.gin_search_paths, ".", str(gin_folder())]:
         gin.add_config_file_search_path(folder)
     gin.parse_config_files_and_bindings(FLAGS.gin_file or files, None, finalize_config=False)

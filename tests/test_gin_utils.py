@@ -69,6 +69,16 @@ def test_a_macro_that_only_another_binding_uses_is_known(bound):
     assert "run.Training.log_period = 7" in gin.config_str()
 
 
+def test_folders_of_the_user_with_names_of_gin_folders_are_in_nobodys_way(bound, monkeypatch, tmp_path):
+    for name in ("runs", "models", "tasks"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does
+    bound("MODEL_DIR = 'runs/mine'")
+    gin_utils.parse_configuration(["experiments/scenes_lm.gin"])
+    assert gin_utils.macro("MODEL_DIR") == "runs/mine"
+
+
 def test_folders_of_the_command_line_are_where_data_are_read():
     flags.FLAGS(["test", "--tfds_data_dir=/prepared", "--seqio_additional_cache_dirs=/one,/two"])
     try:

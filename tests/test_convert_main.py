@@ -76,7 +76,9 @@ def test_components_share_a_folder(convert, tiny_training, trained_lm, tmp_path)
     convert("adapter", source=tiny_training.model_dir)
     convert("lm", source=save(tmp_path / "bundle", {"lm": trained_lm}))
     for name in ("adapter", "lm"):
-        foundation.load_component(convert.out, component=name, shapes=tiny_training.shapes[name])
+        loaded = foundation.load_component(convert.out, component=name, shapes=tiny_training.shapes[name])
+        assert loaded.path == convert.out / f"{name}.safetensors"
+    assert set(foundation.read_manifest(convert.out)["components"]) == {"adapter", "lm"}
 
 
 def test_a_component_that_was_not_trained_is_refused(convert, tiny_training):

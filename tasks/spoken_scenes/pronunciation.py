@@ -15,11 +15,8 @@ _SOUNDS = {
     Engine.PICO: {"a": "A:", "e": "E", "i": "i:", "o": "@_U", "or": r"O:r\\", "u": "u:", "r": r"r\\"},
     # The alphabet of hibari's text front end.
     Engine.HIBARI: {"a": "ɑ", "e": "ɛ", "i": "i", "o": "O", "or": "ɔɹ", "u": "u", "g": "ɡ", "r": "ɹ"},
-    # Of the CMU dictionary, each with a space behind it.
-    Engine.FLITE: {
-        **{letter: f"{letter} " for letter in "bdfgklmnprstvz"},
-        **{"a": "aa ", "e": "eh ", "i": "iy ", "o": "ow ", "or": "ao r ", "u": "uw "},
-    },
+    # Of the CMU dictionary.
+    Engine.FLITE: {"a": "aa", "e": "eh", "i": "iy", "o": "ow", "or": "ao r", "u": "uw"},
 }
 
 
@@ -35,11 +32,10 @@ def syllables(name: str) -> list[str]:
     return found
 
 
-def _sounds(syllable: str, engine: Engine) -> tuple[str, str]:
-    """Those before the vowel, and the others."""
-    table = _SOUNDS[engine]
+def _sounds(syllable: str, engine: Engine) -> list[str]:
+    """The onset, the vowel, and what closes the syllable."""
     rhyme = ["or"] if syllable[1:] == "or" else list(syllable[1:])
-    return table.get(syllable[0], syllable[0]), "".join(table.get(sound, sound) for sound in rhyme)
+    return [_SOUNDS[engine].get(sound, sound) for sound in (syllable[0], *rhyme)]
 
 
 def name_markup(name: str, *, engine: Engine) -> str:
@@ -49,7 +45,6 @@ def name_markup(name: str, *, engine: Engine) -> str:
     '<phoneme ph=\\'tu:."bi:.fA:\\'/>'
     >>> name_markup("tubifa", engine=Engine.HIBARI)
     '[Tubifa](/tubˈifɑ/)'
-
     >>> name_markup("tubifa", engine=Engine.FLITE)
     '<phoneme ph="t uw0 b iy1 f aa0">tubifa</phoneme>'
 
@@ -59,18 +54,11 @@ def name_markup(name: str, *, engine: Engine) -> str:
     sounds = [_sounds(syllable, engine) for syllable in syllables(name)]
     stressed = max(len(sounds) - 2, 0)
     if engine is Engine.PICO:
-        marked = [('"' if index == stressed else "") + onset + rhyme for index, (onset, rhyme) in enumerate(sounds)]
+        marked = ['"' * (index == stressed) + "".join(parts) for index, parts in enumerate(sounds)]
         return f"<phoneme ph='{'.'.join(marked)}'/>"
-    if engine is Engine.FLITE:
-        return f'<phoneme ph="{_arpabet(sounds, stressed=stressed)}">{name}</phoneme>'
-    marked = [onset + ("ˈ" if index == stressed else "") + rhyme for index, (onset, rhyme) in enumerate(sounds)]
+    if engine is Engine.FLITE:  # the stress is a digit behind each vowel
+        phones = [" ".join(parts).split() for parts in sounds]
+        marked = [" ".join([o, f"{v}{int(index == stressed)}", *coda]) for index, (o, v, *coda) in enumerate(phones)]
+        return f'<phoneme ph="{" ".join(marked)}">{name}</phoneme>'
+    marked = [onset + "ˈ" * (index == stressed) + "".join(rhyme) for index, (onset, *rhyme) in enumerate(sounds)]
     return f"[{name.capitalize()}](/{''.join(marked)}/)"
-
-
-def _arpabet(sounds: list[tuple[str, str]], *, stressed: int) -> str:
-    """Sounds with the stress as a digit behind each vowel."""
-    phones = []
-    for index, (onset, rhyme) in enumerate(sounds):
-        vowel, *coda = rhyme.split()
-        phones += [onset.strip(), f"{vowel}{int(index == stressed)}", *coda]
-    return " ".join(phones)

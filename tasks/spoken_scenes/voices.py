@@ -75,7 +75,7 @@ FULL_CAST: Cast = (
     (FLITE_AWB, 0.10),
     (FLITE_KAL, 0.08),
 )
-"""All voices of training; those that people understand best speak most."""
+"""All voices of training; flite's, which sound least like people, share the smaller half."""
 HELD_OUT_VOICE: Voice = PICO_US
 """Heard in the test split only (docs/decisions.md)."""
 

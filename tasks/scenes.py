@@ -6,12 +6,14 @@ One task for each family of instructions, named after the configuration of the d
     scenes_text_<family>                        the transcript in place of speech, from the text configuration
     scenes_tiny_text_<family>                   the same from the tiny configuration
     <any of these>_unseen_wording               with a wording of the instruction that is never trained on
+    scenes_drill_transcribe                     words and names in random order; the speech encoder learns from them too
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
 and the mixtures
 
     scenes_quickstart, scenes_tiny              transcribe and translate_de
     scenes_full                                 transcribe, translate_de and translate_es
+    scenes_encoder                              transcribe of full and drill
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
 
 Importing this module registers them all and reads nothing. Splits are train, validation and test.
@@ -32,7 +34,7 @@ from slm_jax.data.vocabularies import SCENES_MODEL, SCENES_SENTINELS
 from slm_jax.tasks.registration import Form, TaskDefinition, metrics_for, register
 from slm_jax.tasks.spoken_scenes import names as names_lib
 from slm_jax.tasks.spoken_scenes.builder import SpokenScenes
-from slm_jax.tasks.spoken_scenes.families import FAMILIES, Family
+from slm_jax.tasks.spoken_scenes.families import FAMILIES, FAMILY, Family
 
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 SPEECH_CONFIGS = ("quickstart", "full", "tiny")
@@ -93,7 +95,8 @@ def _source(config: str) -> TfdsSource:
 
 
 def _register_family(family: Family, config: str, *, form: Form, wording: Wording) -> None:
-    names = {"transcript": "text", "targets": family.feature} | {n: n for n in ("question", "name", "id", "training")}
+    names = {"transcript": "text", "targets": family.feature} | {n: n for n in ("id", "training")}
+    names |= {n: n for n in ("question", "name") if config != "drill"}
     names |= {"speech": "speech"} if form is Form.SPEECH else {}
     template = template_of(family)
     decode = [functools.partial(preprocessors.rename_features, names=names)]
@@ -133,6 +136,7 @@ def _register_tasks() -> None:
             _register_family(family, config, form=Form.SPEECH, wording=wording)
         for config in TEXT_CONFIGS:
             _register_family(family, config, form=Form.TEXT, wording=wording)
+    _register_family(FAMILY["transcribe"], "drill", form=Form.SPEECH, wording=Wording.TRAINED)
     for config in TEXT_CONFIGS:
         _register_span_corruption(config)
 
@@ -140,6 +144,9 @@ def _register_tasks() -> None:
 def _register_mixtures() -> None:
     for config, families in SPEECH_MIXTURES.items():
         seqio.MixtureRegistry.add(f"scenes_{config}", [task_name(config, name) for name in families], default_rate=1.0)
+    seqio.MixtureRegistry.add(
+        "scenes_encoder", [task_name(c, "transcribe") for c in ("full", "drill")], default_rate=1.0
+    )
     for config in TEXT_CONFIGS:
         kinds = [family.name for family in FAMILIES] + ["span_corruption"]
         tasks = [(task_name(config, kind, form=Form.TEXT), TEXT_RATES.get(kind, 1.0)) for kind in kinds]

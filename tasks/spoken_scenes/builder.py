@@ -67,7 +67,8 @@ class SpokenScenesConfig(tfds.core.BuilderConfig):
 
 
 def _features(config: SpokenScenesConfig) -> tfds.features.FeaturesDict:
-    about_scenes = (*families.TARGET_FEATURES, "question", "name")
+    drill = config.content is utterances.Content.DRILL
+    about_scenes = ("text",) if drill else (*families.TARGET_FEATURES, "question", "name")
     features = {name: tfds.features.Text() for name in (*about_scenes, "id")}
     if config.content is not utterances.Content.TEXT:
         # Raw bytes: two a sample on disk, and decoding is a cast. tfds.features.Audio would store 64-bit integers.
@@ -97,6 +98,16 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
             test=1000,
             first=4000,
             cast=voices.FULL_CAST,
+        ),
+        SpokenScenesConfig(
+            name="drill",
+            description="Words and names in random order in nine voices, for the speech encoder; needs flite.",
+            train=24_000,
+            validation=200,
+            test=200,
+            first=4000,
+            content=utterances.Content.DRILL,
+            cast=voices.DRILL_CAST,
         ),
         SpokenScenesConfig(
             name="text",

@@ -6,13 +6,20 @@ is silent. So the synthesizers get phonemes, with the stress on the last syllabl
 
 import re
 
-from slm_jax.tasks.spoken_scenes.voices import Engine
+from slm_jax.tasks.spoken_scenes.voices import Engine, Voice
 
 _SYLLABLE = re.compile(r"[bdfgklmnprstvz][aeiou](?:[lnrs](?![aeiou]))?")
+_ENGLISH_PICO = {"a": "A:", "e": "E", "i": "i:", "o": "@_U", "or": r"O:r\\", "u": "u:", "r": r"r\\"}
+_PICO = {
+    # X-SAMPA as Pico reads it: a backslash is written twice, "_" ties the halves of a diphthong. What a voice does not
+    # know, as an English one "r" or "o", is left out in silence.
+    "en-US": _ENGLISH_PICO,
+    "en-GB": _ENGLISH_PICO,
+    "de-DE": {"a": "a:", "e": "e:", "i": "i:", "o": "o:", "u": "u:", "r": "R"},
+    "it-IT": {},
+    "fr-FR": {"r": "R"},
+}
 _SOUNDS = {
-    # X-SAMPA as Pico reads it: a backslash is written twice, "_" ties the halves of a diphthong, and what it does not
-    # know, such as "r" or "o", is left out in silence.
-    Engine.PICO: {"a": "A:", "e": "E", "i": "i:", "o": "@_U", "or": r"O:r\\", "u": "u:", "r": r"r\\"},
     # The alphabet of hibari's text front end.
     Engine.HIBARI: {"a": "ɑ", "e": "ɛ", "i": "i", "o": "O", "or": "ɔɹ", "u": "u", "g": "ɡ", "r": "ɹ"},
     # Of the CMU dictionary.
@@ -32,33 +39,39 @@ def syllables(name: str) -> list[str]:
     return found
 
 
-def _sounds(syllable: str, engine: Engine) -> list[str]:
+def sounds(voice: Voice) -> dict[str, str]:
+    """What letters of a name are to a voice, where it is not the letter itself; "or" counts as one."""
+    return _PICO[voice.model] if voice.engine is Engine.PICO else _SOUNDS[voice.engine]
+
+
+def _split(syllable: str, voice: Voice) -> list[str]:
     """The onset, the vowel, and what closes the syllable."""
-    rhyme = ["or"] if syllable[1:] == "or" else list(syllable[1:])
-    return [_SOUNDS[engine].get(sound, sound) for sound in (syllable[0], *rhyme)]
+    known = sounds(voice)
+    rhyme = ["or"] if "or" in known and syllable[1:] == "or" else list(syllable[1:])
+    return [known.get(sound, sound) for sound in (syllable[0], *rhyme)]
 
 
-def name_markup(name: str, *, engine: Engine) -> str:
-    """A name with its sounds, as it is put into a text that the engine speaks.
+def name_markup(name: str, *, voice: Voice) -> str:
+    """A name with its sounds, as it is put into a text that the voice speaks.
 
-    >>> name_markup("tubifa", engine=Engine.PICO)
+    >>> name_markup("tubifa", voice=voices.PICO_US)
     '<phoneme ph=\\'tu:."bi:.fA:\\'/>'
-    >>> name_markup("tubifa", engine=Engine.HIBARI)
+    >>> name_markup("tubifa", voice=voices.HIBARI)
     '[Tubifa](/tubˈifɑ/)'
-    >>> name_markup("tubifa", engine=Engine.FLITE)
+    >>> name_markup("tubifa", voice=voices.FLITE_SLT)
     '<phoneme ph="t uw0 b iy1 f aa0">tubifa</phoneme>'
 
     Raises:
       ValueError: as `syllables`.
     """
-    sounds = [_sounds(syllable, engine) for syllable in syllables(name)]
-    stressed = max(len(sounds) - 2, 0)
-    if engine is Engine.PICO:
-        marked = ['"' * (index == stressed) + "".join(parts) for index, parts in enumerate(sounds)]
+    parts_of = [_split(syllable, voice) for syllable in syllables(name)]
+    stressed = max(len(parts_of) - 2, 0)
+    if voice.engine is Engine.PICO:
+        marked = ['"' * (index == stressed) + "".join(parts) for index, parts in enumerate(parts_of)]
         return f"<phoneme ph='{'.'.join(marked)}'/>"
-    if engine is Engine.FLITE:  # the stress is a digit behind each vowel
-        phones = [" ".join(parts).split() for parts in sounds]
+    if voice.engine is Engine.FLITE:  # the stress is a digit behind each vowel
+        phones = [" ".join(parts).split() for parts in parts_of]
         marked = [" ".join([o, f"{v}{int(index == stressed)}", *coda]) for index, (o, v, *coda) in enumerate(phones)]
         return f'<phoneme ph="{" ".join(marked)}">{name}</phoneme>'
-    marked = [onset + "ˈ" * (index == stressed) + "".join(rhyme) for index, (onset, *rhyme) in enumerate(sounds)]
+    marked = [onset + "ˈ" * (index == stressed) + "".join(rhyme) for index, (onset, *rhyme) in enumerate(parts_of)]
     return f"[{name.capitalize()}](/{''.join(marked)}/)"

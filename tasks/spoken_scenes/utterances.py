@@ -6,7 +6,7 @@ import functools
 import itertools
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 
 _CHUNK = 16
 _JOBS_A_WORKER = 4
+_DRILL_NAME_SHARE = 0.5
 _SPLIT_SEEDS = {Split.TRAIN: 0, Split.VALIDATION: 1, Split.TEST: 2}
 
 
@@ -38,6 +39,8 @@ class Content(enum.Enum):
     """Spoken sentences, and the targets of all families."""
     TEXT = "text"
     """The same, not spoken."""
+    DRILL = "drill"
+    """Words and names in random order, spoken; see `drill_words`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +53,27 @@ class Utterance:
     cast: voices.Cast
 
 
-def spoken_form(scene: Scene, *, engine: voices.Engine) -> str:
-    """The sentence as a synthesizer reads it best: with capitals, a full stop, and the sounds of its name."""
-    words = english.realise(scene).split()
-    words[0] = words[0] if words[0] == scene.name else words[0].capitalize()
-    return " ".join(_spoken_word(word, name=scene.name, engine=engine) for word in words) + "."
+def spoken_form(words: Sequence[str], *, names: Container[str], voice: voices.Voice) -> str:
+    """Words as a voice reads them best: with capitals, a full stop, and the sounds of names."""
+    first, *others = words
+    spoken = [first if first in names else first.capitalize(), *others]
+    return " ".join(_spoken_word(word, names=names, voice=voice) for word in spoken) + "."
 
 
-def _spoken_word(word: str, *, name: str, engine: voices.Engine) -> str:
-    if word == name:
-        return name_markup(word, engine=engine)
+def _spoken_word(word: str, *, names: Container[str], voice: voices.Voice) -> str:
+    if word in names:
+        return name_markup(word, voice=voice)
     return word.capitalize() if word in ("i", "monday", "sunday") else word
+
+
+def drill_words(scene: Scene, *, names: Sequence[str], voice: voices.Voice, rng: np.random.Generator) -> list[str]:
+    """A few words of a sentence in random order, about half of them replaced by names; all, in a voice without English.
+
+    Where there is no grammar, nothing but the sound tells what a word is.
+    """
+    words = rng.permutation(english.realise(scene).split())[: rng.integers(3, 6)]
+    share = _DRILL_NAME_SHARE if voice.is_english else 1.0
+    return [names[rng.integers(len(names))] if rng.random() < share else str(word) for word in words]
 
 
 def _conditions(utterance: Utterance, rng: np.random.Generator) -> tuple[voices.Voice, variation.Variation]:
@@ -79,11 +92,17 @@ def make_example(utterance: Utterance, *, content: Content) -> Example | None:
     rng = np.random.default_rng((_SPLIT_SEEDS[utterance.split], utterance.number))
     voice, varied = _conditions(utterance, rng)
     seed = int(rng.integers(2**31))
-    speech = variation.render(spoken_form(scene, engine=voice.engine), voice=voice, variation=varied, seed=seed)
+    if content is Content.DRILL:
+        names = utterance.split.names
+        words = drill_words(scene, names=names, voice=voice, rng=rng)
+        texts = {"text": " ".join(words)}
+    else:
+        names, words, texts = (scene.name,), english.realise(scene).split(), families.targets(scene)
+    text = spoken_form(words, names=frozenset(names), voice=voice)
+    speech = variation.render(text, voice=voice, variation=varied, seed=seed)
     if len(speech) > MAX_SECONDS * voices.SAMPLE_RATE:
         return None
-    spoken = {"speech": variation.to_int16(speech), "voice": voice.name, "speed": np.float32(varied.speed)}
-    return {**families.targets(scene), **spoken}
+    return {**texts, "speech": variation.to_int16(speech), "voice": voice.name, "speed": np.float32(varied.speed)}
 
 
 def _make_chunk(chunk: tuple[Utterance, ...], *, content: Content) -> list[Example | None]:

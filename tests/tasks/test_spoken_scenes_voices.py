@@ -49,7 +49,7 @@ def test_voices_differ():
     assert len(lengths) == 3
 
 
-@pytest.mark.parametrize("cast", [voices.PYPI_CAST, voices.FULL_CAST])
+@pytest.mark.parametrize("cast", [voices.PYPI_CAST, voices.FULL_CAST, voices.DRILL_CAST])
 def test_shares_of_a_cast_sum_to_one_and_the_voice_left_out_is_not_in_it(cast: voices.Cast):
     np.testing.assert_allclose(sum(share for _, share in cast), 1.0)
     assert voices.HELD_OUT_VOICE not in dict(cast)

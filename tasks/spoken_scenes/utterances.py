@@ -73,7 +73,7 @@ def drill_words(scene: Scene, *, names: Sequence[str], voice: voices.Voice, rng:
     """
     words = rng.permutation(english.realise(scene).split())[: rng.integers(3, 6)]
     share = _DRILL_NAME_SHARE if voice.is_english else 1.0
-    return [names[rng.integers(len(names))] if rng.random() < share else str(word) for word in words]
+    return [names[int(rng.integers(len(names)))] if rng.random() < share else str(word) for word in words]
 
 
 def _conditions(utterance: Utterance, rng: np.random.Generator) -> tuple[voices.Voice, variation.Variation]:

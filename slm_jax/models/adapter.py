@@ -12,7 +12,23 @@ from slm_jax.layers.norm import RMSNorm
 from slm_jax.layers.positions import RelativePositionBias
 from slm_jax.layers.stack import Remat, apply_stack
 from slm_jax.models.interfaces import Adapter, Embed, EncoderOutput
-from slm_jax.typing import Array, Bool, DTypeLike, Float, PyTree
+from slm_jax.typing import Array, Bool, DTypeLike, Float, Int, PyTree
+
+
+def finish(
+    x: Float[Array, "B S E"],
+    mask: Bool[Array, "B S"],
+    dropped: Int[Array, "B"] | None,
+    *,
+    output_scale: float,
+    dtype: DTypeLike,
+) -> EncoderOutput:
+    """How adapters end: RMSNorm times `output_scale`, and zeros where the mask is False.
+
+    Call it inside an `nn.compact` method.
+    """
+    x = RMSNorm(dtype=dtype, name="final_norm")(x) * output_scale
+    return EncoderOutput(jnp.where(mask[..., None], x, 0), mask, dropped=dropped)
 
 
 class AdapterLayer(nn.Module):
@@ -67,17 +83,19 @@ class TransformerAdapter(nn.Module):
     remat: Remat = Remat.NONE
     dtype: DTypeLike = jnp.float32
 
+    def output_length(self, num_frames: int) -> int:
+        return num_frames
+
     @nn.compact
-    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> Float[Array, "B S E"]:
+    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> EncoderOutput:
         del embed  # it finds its own way into the language model's space
-        mask = frames.mask
         x = Dense((self.features,), ("adapter", "embed"), dtype=self.dtype, name="projection")(frames.embeddings)
         positions = jnp.arange(x.shape[1])
         bias = RelativePositionBias(self.num_heads, bidirectional=True, dtype=self.dtype, name="position_bias")
         x, _ = apply_stack(
             AdapterLayer,
             x,
-            key_mask(mask),
+            key_mask(frames.mask),
             bias(positions, positions),
             num_layers=self.num_layers,
             scan=self.scan_layers,
@@ -89,8 +107,7 @@ class TransformerAdapter(nn.Module):
             deterministic=deterministic,
             dtype=self.dtype,
         )
-        x = RMSNorm(dtype=self.dtype, name="final_norm")(x) * self.output_scale
-        return jnp.where(mask[..., None], x, 0)
+        return finish(x, frames.mask, frames.dropped, output_scale=self.output_scale, dtype=self.dtype)
 
 
 class CTCPosteriorAdapter(nn.Module):
@@ -112,11 +129,14 @@ class CTCPosteriorAdapter(nn.Module):
     adapter: Adapter
     num_tokens: int = 8
 
-    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> Float[Array, "B S E"]:
+    def output_length(self, num_frames: int) -> int:
+        return self.adapter.output_length(num_frames)
+
+    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> EncoderOutput:
         if frames.ctc_logits is None:
             raise ValueError(
                 "CTCPosteriorAdapter needs CTC scores, but the frames have none: give the speech encoder a CTC head, a "
-                "reducer that keeps its scores, or use TransformerAdapter"
+                "reducer that keeps its scores, or use its adapter alone"
             )
         posterior = jax.nn.softmax(frames.ctc_logits.astype(jnp.float32), axis=-1)[..., :-1]  # the blank is the last
         weights, tokens = jax.lax.top_k(posterior, self.num_tokens)

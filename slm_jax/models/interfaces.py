@@ -20,7 +20,8 @@ class EncoderOutput(NamedTuple):
     """Frames of speech with the mask that travels with them.
 
     Attributes:
-      embeddings: one vector a frame; frames where the mask is False hold zeros.
+      embeddings: one vector a frame, of the language model's width behind an adapter; frames where the mask is False
+        hold zeros.
       mask: True for real frames; the real frames of an example come first.
       ctc_logits: unnormalised CTC scores, blank last; None for encoders without a CTC head.
       dropped: how many real frames of each example a reducer had no room for (None before any reducer).
@@ -76,10 +77,15 @@ class FrameReducer(Protocol):
 class Adapter(Protocol):
     """From the encoder's width to the language model's: the trained part.
 
-    `embed` is the language model's, for adapters that use its vectors of tokens.
+    What comes out has the language model's width, a mask of its own, since frames may become fewer, no CTC scores, and
+    `dropped` as it came in. `embed` is the language model's, for adapters that use its vectors of tokens.
     """
 
-    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> Float[Array, "B S E"]: ...
+    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> EncoderOutput: ...
+
+    def output_length(self, num_frames: int) -> int:
+        """Vectors that come out of `num_frames` frames."""
+        ...
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ A reducer keeps the order of frames, moves what it keeps to the left, and knows 
 import dataclasses
 import enum
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -85,7 +86,7 @@ class Stacking:
     factor: int
 
     def __post_init__(self) -> None:
-        _require_positive("Stacking.factor", self.factor)
+        require_positive(self, "factor")
 
     def output_length(self, num_frames: int) -> int:
         return -(-num_frames // self.factor)
@@ -123,7 +124,7 @@ class RandomDiscard(nn.Module):
         return -(-num_frames // self.ratio)
 
     def __call__(self, frames: EncoderOutput) -> EncoderOutput:
-        _require_positive("RandomDiscard.ratio", self.ratio)
+        require_positive(self, "ratio")
         size = frames.mask.shape[1]
         if self.has_rng("discard"):
             keep = self._random(frames.mask)
@@ -204,6 +205,9 @@ class CTCBlankFilter:
         return keep_frames(frames, keep, length=self.output_length(size), room=room)
 
 
-def _require_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+def require_positive(settings: Any, *fields: str) -> None:
+    """Raises ValueError, naming the first of these fields of `settings` that is below 1."""
+    for field in fields:
+        value = getattr(settings, field)
+        if value < 1:
+            raise ValueError(f"{type(settings).__name__}.{field} must be at least 1, got {value}")

@@ -35,7 +35,7 @@ class SpeechLanguageModel(nn.Module):
       lm: the language model.
       speech_encoder: waveforms to frames; None in a model of text or of cached features.
       reducer: fewer frames; None keeps all.
-      adapter: frames to the language model's width.
+      adapter: frames to vectors of the language model's width, often fewer.
       order: whether speech or instruction comes first in the prefix.
     """
 
@@ -72,8 +72,8 @@ class SpeechLanguageModel(nn.Module):
             )
         frames = self.encode_speech(batch, training=training)
         self._count_dropped(frames)
-        speech = self.adapter(frames, self.lm.embed, deterministic="adapter" not in training)
-        speech, speech_length = speech.astype(instruction.dtype), jnp.sum(frames.mask, axis=1)
+        adapted = self.adapter(frames, self.lm.embed, deterministic="adapter" not in training)
+        speech, speech_length = adapted.embeddings.astype(instruction.dtype), jnp.sum(adapted.mask, axis=1)
         if self.order is PrefixOrder.INSTRUCTION_FIRST:
             return concatenate_left(instruction, instruction_length, speech, speech_length)
         return concatenate_left(speech, speech_length, instruction, instruction_length)

@@ -8,6 +8,7 @@ import pytest
 
 from slm_jax import trees
 from slm_jax.models.adapter import CTCPosteriorAdapter, TransformerAdapter
+from slm_jax.models.frame_adapters import StackedMLPAdapter
 from slm_jax.models.interfaces import EncoderOutput
 
 TABLE = jax.random.normal(jax.random.key(7), (5, 4))
@@ -22,7 +23,7 @@ def embed(tokens):
 @pytest.fixture(scope="module")
 def inputs():
     frames = jax.random.normal(jax.random.key(0), (3, 6, 8))
-    return EncoderOutput(frames, jnp.arange(6) < jnp.array([[6], [4], [1]])), embed
+    return EncoderOutput(frames, jnp.arange(6) < jnp.array([[6], [4], [1]]), dropped=jnp.array([0, 2, 1])), embed
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +34,29 @@ def variables(inputs):
 def test_padding_and_batch_change_nothing(inputs, variables):
     (frames, mask, *_), _ = inputs
     adapter = TransformerAdapter(**CONFIG)
-    output = adapter.apply(variables, *inputs)
+    output = adapter.apply(variables, *inputs).embeddings
     garbage = EncoderOutput(jnp.where(mask[..., None], frames, 1e3), mask)
-    np.testing.assert_allclose(adapter.apply(variables, garbage, embed), output, atol=1e-5)
+    np.testing.assert_allclose(adapter.apply(variables, garbage, embed).embeddings, output, atol=1e-5)
     part = EncoderOutput(frames[1:2, :4], mask[1:2, :4])
-    np.testing.assert_allclose(adapter.apply(variables, part, embed)[0], output[1, :4], atol=1e-5)
+    np.testing.assert_allclose(adapter.apply(variables, part, embed).embeddings[0], output[1, :4], atol=1e-5)
     assert not np.any(output[1, 4:])
+
+
+def test_every_frame_becomes_one_vector(inputs, variables):
+    frames, adapter = inputs[0], TransformerAdapter(**CONFIG)
+    scored = frames._replace(ctc_logits=jnp.zeros((3, 6, 5)))
+    output = adapter.apply(variables, scored, embed)
+    np.testing.assert_array_equal(output.mask, frames.mask)
+    assert output.embeddings.shape == (3, adapter.output_length(6), 12)
+    assert output.dropped.tolist() == [0, 2, 1]
+    assert output.ctc_logits is None
 
 
 def test_scanned_equals_unrolled(inputs, variables):
     unrolled = TransformerAdapter(**CONFIG, scan_layers=False)
     params = {"params": trees.unstack_layers(variables["params"])}
-    expected = TransformerAdapter(**CONFIG).apply(variables, *inputs)
-    np.testing.assert_allclose(unrolled.apply(params, *inputs), expected, atol=1e-5)
+    expected = TransformerAdapter(**CONFIG).apply(variables, *inputs).embeddings
+    np.testing.assert_allclose(unrolled.apply(params, *inputs).embeddings, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -61,17 +72,27 @@ def test_scanned_equals_unrolled(inputs, variables):
 )
 def test_every_field_matters(inputs, variables, change):
     adapter = TransformerAdapter(**(CONFIG | change))
-    output = adapter.apply(nn.unbox(adapter.init(jax.random.key(1), *inputs)), *inputs)
-    before = TransformerAdapter(**CONFIG).apply(variables, *inputs)
+    output = adapter.apply(nn.unbox(adapter.init(jax.random.key(1), *inputs)), *inputs).embeddings
+    before = TransformerAdapter(**CONFIG).apply(variables, *inputs).embeddings
     assert output.shape != before.shape or np.abs(output - before).max() > 1e-3
 
 
 def test_dropout_acts_in_training_only(inputs, variables):
     adapter = TransformerAdapter(**CONFIG, dropout_rate=0.5)
-    quiet = adapter.apply(variables, *inputs)
-    noisy = adapter.apply(variables, *inputs, deterministic=False, rngs={"dropout": jax.random.key(2)})
-    np.testing.assert_allclose(quiet, TransformerAdapter(**CONFIG).apply(variables, *inputs), atol=1e-6)
+    quiet = adapter.apply(variables, *inputs).embeddings
+    noisy = adapter.apply(variables, *inputs, deterministic=False, rngs={"dropout": jax.random.key(2)}).embeddings
+    np.testing.assert_allclose(quiet, TransformerAdapter(**CONFIG).apply(variables, *inputs).embeddings, atol=1e-6)
     assert np.abs(noisy - quiet).max() > 1e-2
+
+
+class Echo(nn.Module):
+    """An adapter that gives what it hears."""
+
+    def output_length(self, num_frames):
+        return num_frames
+
+    def __call__(self, frames, embed, *, deterministic=True):
+        return frames
 
 
 def heard(posterior, mask=None, **fields):
@@ -79,9 +100,7 @@ def heard(posterior, mask=None, **fields):
     logits = jnp.log(jnp.asarray(posterior, jnp.float32))
     mask = jnp.ones(logits.shape[:2], bool) if mask is None else mask
     frames = EncoderOutput(jnp.full((*logits.shape[:2], 3), jnp.nan), mask, ctc_logits=logits)
-    return CTCPosteriorAdapter(adapter=lambda frames, embed, deterministic: frames.embeddings, **fields).apply(
-        {}, frames, embed
-    )
+    return CTCPosteriorAdapter(adapter=Echo(), **fields).apply({}, frames, embed).embeddings
 
 
 def test_a_frame_becomes_the_vectors_of_what_ctc_heard():
@@ -95,6 +114,11 @@ def test_a_frame_becomes_the_vectors_of_what_ctc_heard():
 def test_padding_is_not_heard():
     posterior = jnp.full((1, 2, 6), 1 / 6)
     assert not np.any(heard(posterior, jnp.array([[True, False]]), num_tokens=5)[0, 1])
+
+
+def test_the_adapter_behind_the_posteriors_says_how_long_they_become():
+    assert CTCPosteriorAdapter(adapter=Echo()).output_length(7) == 7
+    assert CTCPosteriorAdapter(adapter=StackedMLPAdapter(features=4, stack=3)).output_length(7) == 3
 
 
 def test_a_posterior_is_needed(inputs):

@@ -9,7 +9,8 @@ import pytest
 from slm_jax.audio.log_mel import LogMel
 from slm_jax.models.adapter import CTCPosteriorAdapter, TransformerAdapter
 from slm_jax.models.conformer import Conformer
-from slm_jax.models.interfaces import METRICS
+from slm_jax.models.frame_adapters import StackedMLPAdapter
+from slm_jax.models.interfaces import METRICS, EncoderOutput
 from slm_jax.models.reducers import CTCBlankFilter, Stacking
 from slm_jax.models.slm import PrefixOrder, SpeechLanguageModel
 from slm_jax.models.t5 import T5
@@ -133,6 +134,19 @@ def test_order_of_the_prefix(params, batch):
     np.testing.assert_allclose(speech_first[0, end - 2 : end], instruction, atol=1e-5)
     np.testing.assert_allclose(instruction_first[0, :2], instruction, atol=1e-5)
     np.testing.assert_allclose(instruction_first[0, 2:end], speech_first[0, : end - 2], atol=1e-5)
+
+
+def test_the_instruction_follows_what_the_adapter_made_of_the_speech(params, batch):
+    adapter = StackedMLPAdapter(features=16, stack=3, hidden=8)
+    frames = EncoderOutput(jnp.ones((3, 7, 5)), jnp.arange(7) < jnp.array([[7], [4], [1]]))
+    own = nn.unbox(adapter.init(jax.random.key(0), frames, lambda tokens: tokens))["params"]
+    cached = {name: value for name, value in batch.items() if not name.startswith("speech")}
+    cached |= {"speech_embeddings": frames.embeddings, "speech_mask": frames.mask}
+    variables = {"params": params | {"adapter": own}}
+    prefix, mask = build(adapter=adapter).apply(variables, cached, method="prefix")
+    assert mask.sum(axis=1).tolist() == [3 + 2, 2 + 3, 1 + 1]
+    instruction = params["lm"]["token_embedder"]["embedding"][batch["encoder_input_tokens"][1]]
+    np.testing.assert_allclose(prefix[1, 2:5], instruction, atol=1e-5)
 
 
 def test_decoding_equals_teacher_forcing(params, batch, hidden):

@@ -77,7 +77,7 @@ def test_a_step_costs_forward_passes_and_the_gradients_the_adapter_needs(objecti
 
     def adapt(params, embeddings, cotangent):
         heard = EncoderOutput(embeddings, frames_mask)
-        output, pull = jax.vjp(lambda p: adapter.apply({"params": p}, heard, no_tokens), params)
+        output, pull = jax.vjp(lambda p: adapter.apply({"params": p}, heard, no_tokens).embeddings, params)
         return output, pull(cotangent)
 
     frames_mask = jnp.ones(frames.mask.shape, bool)
@@ -102,7 +102,10 @@ class Identity(nn.Module):
     """An adapter that is none."""
 
     def __call__(self, frames, embed, *, deterministic=True):
-        return frames.embeddings
+        return frames
+
+    def output_length(self, num_frames):
+        return num_frames
 
 
 def no_tokens(tokens):

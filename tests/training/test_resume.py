@@ -127,7 +127,7 @@ class Model(nn.Module):
         mask = jnp.arange(frames.shape[1]) < batch["speech_length"][:, None] // 100
         frames = self.reducer(EncoderOutput(frames, mask))
         heard = self.adapter(frames, self.lm, deterministic="adapter" not in training)
-        return heard.mean(axis=1, keepdims=True) + self.lm(batch["decoder_input_tokens"])
+        return heard.embeddings.mean(axis=1, keepdims=True) + self.lm(batch["decoder_input_tokens"])
 
     def logits(self, hidden):
         return self.lm.attend(hidden)

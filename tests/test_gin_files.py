@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import seqio
 from gin import config_parser
@@ -19,6 +20,7 @@ from slm_jax.data.vocabularies import SCENES_MODEL
 from slm_jax.models.interfaces import EncoderOutput
 from slm_jax.resources import gin_folder
 from slm_jax.tasks.registration import register_once
+from slm_jax.training import restore
 from slm_jax.training.run import Training
 
 GIN = gin_folder()
@@ -162,6 +164,27 @@ def test_a_task_file_registers_a_task(path: pathlib.Path, clean_gin: None, tmp_p
     finally:
         seqio.TaskRegistry.remove(name)
         register_once.settings.pop(name)
+
+
+def test_after_pretraining_nothing_but_the_ctc_head_is_new(clean_gin: None):
+    def zeros(shapes):
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+    pretrained = training_of(GIN / "experiments" / "scenes_best_rq.gin").shapes
+    gin.clear_config()
+    training = training_of(GIN / "experiments" / "scenes_ctc_from_best_rq.gin")
+    report = restore.assemble_parameters(
+        training.shapes,
+        trainable_patterns=training.trainable,
+        sources=training.sources,
+        initial=restore.Supply("pretraining", zeros(pretrained)),
+        init_fn=lambda paths: zeros({path: trees.flatten(training.shapes)[path] for path in paths}),
+        allow_random=training.allow_random,
+        allow_unexpected=training.allow_unexpected,
+    ).report
+    names = ("bias", "kernel")
+    assert report.paths("initialised") == [f"speech_encoder/ctc_head/{name}" for name in names]
+    assert report.paths("unexpected") == [f"codebook_heads/{name}" for name in names]
 
 
 def test_the_papers_system_has_the_papers_size(clean_gin: None):

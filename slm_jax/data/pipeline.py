@@ -139,7 +139,7 @@ def train_batches(
       task_feature_lengths: the largest length of speech (samples), inputs and targets (tokens).
       batch_size: rows of the global batch.
       seed: decides the order of examples, their prompts and any other randomness.
-      split: of the task.
+      split: of the task; of prepared TensorFlow Datasets also a slice, such as 'train[:10%]'.
       buckets: shapes of batches, smallest first; none for one shape, the full lengths.
       converter: to the model's features; by default SpeechToTextFeatureConverter.
       num_epochs: None repeats for ever. Otherwise what is left at the end comes in batches filled up with empty rows
@@ -264,6 +264,8 @@ class _Reader:
         for task in seqio.get_subtasks(provider):
             if split not in task.splits:
                 raise ValueError(f"Task '{task.name}' has no split '{split}'; it has {sorted(task.splits)}")
+        if use_cached and "[" in split:
+            raise ValueError(f"SeqIO's cache holds whole splits only, not '{split}': read it with use_cached False")
         keep_texts = {"copy_pretokenized": True} if isinstance(provider, seqio.Mixture) else {}
         dataset = provider.get_dataset(
             self.lengths,

@@ -41,11 +41,27 @@ def use_cache_folders(folders: Sequence[str]) -> None:
     seqio.add_global_cache_dirs(list(folders))
 
 
+class Splits(dict[str, str]):
+    """{split of a task: split of a dataset}; a slice of a split is a split too, though not listed.
+
+    {"train": "clean + other"}:  "train[:10%]" -> "clean[:10%]+other[:10%]"
+    """
+
+    def __contains__(self, split: object) -> bool:
+        return super().__contains__(str(split).partition("[")[0])
+
+    def __missing__(self, split: str) -> str:
+        name, bracket, part = split.partition("[")
+        if not bracket:
+            raise KeyError(split)
+        return "+".join(whole.strip() + bracket + part for whole in self[name].split("+"))
+
+
 class TfdsSource(seqio.TfdsDataSource):
     """A TensorFlow Dataset that has been prepared.
 
     It is looked up when it is read, not before; it is never downloaded or built on the way, since on a pod every host
-    would do so.
+    would do so. Slices such as "train[:10%]" can be read too, always the same examples.
     """
 
     def __init__(
@@ -55,9 +71,15 @@ class TfdsSource(seqio.TfdsDataSource):
 
         `sample_rate`, in Hz, is what the task takes the dataset's audio to have.
         """
-        super().__init__(tfds_name=tfds_name, splits=dict(splits), read_only=True)
+        super().__init__(tfds_name=tfds_name, splits=Splits(splits), read_only=True)
+        self._task_splits = Splits(splits)
         self._prepare_command = prepare_command
         self._sample_rate = sample_rate
+
+    @property
+    def splits(self) -> Splits:
+        """Those of the task."""
+        return self._task_splits
 
     def get_dataset(self, split: str = "train", *args: Any, **kwargs: Any) -> tf.data.Dataset:
         """The split's examples.

@@ -328,16 +328,29 @@ class Conformer(nn.Module):
 
     def output_length(self, num_samples: int) -> int:
         """Frames of `num_samples` samples."""
-        return -(-self.front_end.output_length(num_samples) // 2 ** len(self.subsampling_channels))
+        return -(-self.front_end.output_length(num_samples) // self.subsampling_factor)
 
-    @nn.compact
+    @property
+    def subsampling_factor(self) -> int:
+        """Log-mel vectors that a frame stands for; the last frame may stand for fewer."""
+        return 2 ** len(self.subsampling_channels)
+
     def __call__(
         self, speech: Float[Array, "B N"], speech_length: Int[Array, "B"], *, deterministic: bool = True
     ) -> EncoderOutput:
-        self._check()
+        """`encode` of the front end's log-mel."""
         log_mel, frame_length = self.front_end(speech, speech_length)
+        # Here and not in `encode`: an objective that hands over log-mel has hidden in it what it wants hidden.
         if self.spec_augment is not None and not deterministic:
             log_mel = self.spec_augment(log_mel, frame_length, self.make_rng("specaugment"))
+        return self.encode(log_mel, frame_length, deterministic=deterministic)
+
+    @nn.compact
+    def encode(
+        self, log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"], *, deterministic: bool = True
+    ) -> EncoderOutput:
+        """Frames of what the front end gives, or of what an objective has made of it; adds no SpecAugment."""
+        self._check()
         x, mask = Subsampling(
             channels=self.subsampling_channels, width=self.width, dtype=self.dtype, name="subsampling"
         )(log_mel, frame_length)

@@ -49,7 +49,9 @@ class Training:
       mesh: devices, see `partitioning.make_mesh`.
       sources: where frozen components come from, by name ('shipped', a folder or a .safetensors file).
       initial_checkpoint: a bundle or MODEL_DIR whose trained parameters this run starts from.
-      allow_random: frozen components that may stay random; for tests of speed and shape only.
+      allow_random: patterns of parameters that may be random although they are frozen (for tests of speed and shape
+        only), or although the initial checkpoint has the rest of their component, such as a new output head.
+      allow_unexpected: patterns of parameters of the initial checkpoint that this model has no use for.
       identity: fingerprints of what is no parameter, such as the vocabulary, or functions that give them when the run
         starts; kept in the bundle.
       prompts: prompt templates by name, kept in the bundle.
@@ -79,6 +81,7 @@ class Training:
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     initial_checkpoint: str | None = None
     allow_random: Sequence[str] = ()
+    allow_unexpected: Sequence[str] = ()
     identity: Mapping[str, str | Callable[[], str]] = dataclasses.field(default_factory=dict)
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     frozen_dtype: DTypeLike = jnp.float32
@@ -197,6 +200,7 @@ class _Run:
             initial=initial,
             init_fn=restore.initialiser(self.initial_parameters),
             allow_random=training.allow_random,
+            allow_unexpected=training.allow_unexpected,
         )
         self.log.say(assembled.report.table())
         self.fingerprints = training.settings_identity() | restore.frozen_fingerprints(

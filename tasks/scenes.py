@@ -6,6 +6,8 @@ One task for each family of instructions, named after the configuration of the d
     scenes_text_<family>                        the transcript in place of speech, from the text configuration
     scenes_tiny_text_<family>                   the same from the tiny configuration
     <any of these>_unseen_wording               with a wording of the instruction that is never trained on
+    scenes_<config>_bias_<size>                 with another number of names in the list than 10: 1, 50, 100
+    scenes_<config>_bias_<size>_without         with a list that lacks the name that is spoken
     scenes_drill_transcribe                     words and names in random order; the speech encoder learns from them too
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
@@ -22,28 +24,25 @@ Importing this module registers them all and reads nothing. Splits are train, va
 import functools
 import itertools
 
-import numpy as np
 import seqio
-import tensorflow as tf
 
 from slm_jax.data import preprocessors
-from slm_jax.data.preprocessors import Example, Seed, Wording
+from slm_jax.data.preprocessors import Wording
 from slm_jax.data.prompts import PromptTemplate
 from slm_jax.data.sources import TfdsSource
 from slm_jax.data.vocabularies import SCENES_MODEL, SCENES_SENTINELS
+from slm_jax.tasks.name_lists import NameList, draw_names
 from slm_jax.tasks.registration import Form, TaskDefinition, metrics_for, register
-from slm_jax.tasks.spoken_scenes import names as names_lib
 from slm_jax.tasks.spoken_scenes.builder import SpokenScenes
 from slm_jax.tasks.spoken_scenes.families import FAMILIES, FAMILY, Family
 
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 SPEECH_CONFIGS = ("quickstart", "full", "tiny")
 TEXT_CONFIGS = ("text", "tiny")
+TEN_NAMES = NameList()
+LIST_SIZES = (1, 10, 50, 100)
 TRAINED_WORDINGS = 5
 """Each family has more wordings than these; the rest is kept for evaluation."""
-
-NAMES_IN_LIST = 8
-"""How many names the instruction of the bias family lists, the spoken one among them if there is one."""
 
 SPEECH_MIXTURES = {
     "quickstart": ("transcribe", "translate_de"),
@@ -64,29 +63,19 @@ def template_of(family: Family) -> PromptTemplate:
     )
 
 
-@seqio.map_over_dataset(num_seeds=1)
-def draw_names(example: Example, *, seed: Seed) -> Example:
-    """`names`: a list with the spoken name, if there is one, among others of the split's inventory.
-
-    Training draws another list in every epoch; elsewhere the example's id decides.
-    """
-
-    def draw(name: bytes, training: np.int32, seed: np.int64) -> bytes:
-        inventory = names_lib.TRAIN_NAMES if training else names_lib.HELD_OUT_NAMES
-        return " ".join(
-            names_lib.name_list(name.decode(), inventory=inventory, size=NAMES_IN_LIST, seed=int(seed))
-        ).encode()
-
-    fixed = tf.strings.to_hash_bucket_fast(example["id"], 2**31 - 1)
-    chosen = tf.where(tf.equal(example["training"], 1), tf.cast(seed[0], tf.int64), fixed)
-    drawn = tf.numpy_function(draw, [example["name"], example["training"], chosen], tf.string)
-    return example | {"names": tf.ensure_shape(drawn, [])}
-
-
-def task_name(config: str, family: str, *, form: Form = Form.SPEECH, wording: Wording = Wording.TRAINED) -> str:
+def task_name(
+    config: str,
+    family: str,
+    *,
+    form: Form = Form.SPEECH,
+    wording: Wording = Wording.TRAINED,
+    name_list: NameList = TEN_NAMES,
+) -> str:
     """Name of a task; see the module."""
     text = "" if form is Form.SPEECH or config == "text" else "text_"
-    return f"scenes_{config}_{text}{family}" + ("_unseen_wording" if wording is Wording.UNSEEN else "")
+    size = "" if name_list == TEN_NAMES else f"_{name_list.size}"
+    without = "" if name_list.with_name else "_without"
+    return f"scenes_{config}_{text}{family}{size}{without}" + ("_unseen_wording" if wording is Wording.UNSEEN else "")
 
 
 def _source(config: str) -> TfdsSource:
@@ -94,19 +83,22 @@ def _source(config: str) -> TfdsSource:
     return TfdsSource(f"spoken_scenes/{config}:{SpokenScenes.VERSION}", splits=SPLITS, prepare_command=command)
 
 
-def _register_family(family: Family, config: str, *, form: Form, wording: Wording) -> None:
+def _register_family(
+    family: Family, config: str, *, form: Form, wording: Wording = Wording.TRAINED, name_list: NameList = TEN_NAMES
+) -> None:
     names = {"transcript": "text", "targets": family.feature} | {n: n for n in ("id", "training")}
     names |= {n: n for n in ("question", "name") if config != "drill"}
     names |= {"speech": "speech"} if form is Form.SPEECH else {}
     template = template_of(family)
     decode = [functools.partial(preprocessors.rename_features, names=names)]
     decode += [preprocessors.speech_from_integers] if form is Form.SPEECH else []
+    listed = functools.partial(draw_names, name_list=name_list, written=form is Form.TEXT)
     register(
         TaskDefinition(
-            name=task_name(config, family.name, form=form, wording=wording),
+            name=task_name(config, family.name, form=form, wording=wording, name_list=name_list),
             source=_source(config),
             decode=tuple(decode),
-            before_prompt=(draw_names,) if "names" in template.fields else (),
+            before_prompt=(listed,) if "names" in template.fields else (),
             template=template,
             vocabulary=VOCABULARY,
             form=form,
@@ -136,7 +128,10 @@ def _register_tasks() -> None:
             _register_family(family, config, form=Form.SPEECH, wording=wording)
         for config in TEXT_CONFIGS:
             _register_family(family, config, form=Form.TEXT, wording=wording)
-    _register_family(FAMILY["transcribe"], "drill", form=Form.SPEECH, wording=Wording.TRAINED)
+    for config, size, with_name in itertools.product(SPEECH_CONFIGS, LIST_SIZES, (True, False)):
+        if (name_list := NameList(size, with_name)) != TEN_NAMES:
+            _register_family(FAMILY["bias"], config, form=Form.SPEECH, name_list=name_list)
+    _register_family(FAMILY["transcribe"], "drill", form=Form.SPEECH)
     for config in TEXT_CONFIGS:
         _register_span_corruption(config)
 

@@ -19,7 +19,7 @@ P90_FUNCTION_LINES = 45
 
 MAINS = ("train", "eval", "infer", "convert", "precompile", "launch", "doctor", "gin_utils")
 # What several mains share: they compose components, and are handed models.
-APPLICATIONS = ("evaluation", "inference", "report")
+APPLICATIONS = ("cascade", "evaluation", "inference", "report")
 ANYTHING = None
 # Component -> the parts of slm_jax it may import; `a.b` allows that module only. Its own part and typing always.
 MAY_IMPORT: dict[str, tuple[str, ...] | None] = {

@@ -114,25 +114,40 @@ class CTCPosteriorAdapter(nn.Module):
     """Tells the language model what CTC has heard, in its own vectors (LegoSLM, arXiv 2505.11352).
 
     A frame becomes the sum of the vectors of its likeliest tokens, weighted by their CTC posteriors. What the blank
-    has of the posterior is missing, so that doubtful frames are short. `adapter` sees these vectors instead of frames.
+    has of the posterior is missing, so that doubtful frames are short. What comes out is a linear map of these sums and
+    what `adapter` makes of them in their context, added; let that be small at first (`output_scale`).
 
     The labels of the CTC head have to be the language model's tokens.
 
     Attributes:
-      adapter: what is trained.
+      adapter: what hears the context; gives a vector for each frame.
       num_tokens: likeliest tokens of a frame that are summed.
 
     Raises:
-      ValueError: when called, if the frames have no CTC scores.
+      ValueError: when called, if the frames have no CTC scores, or `adapter` gives fewer vectors than frames.
     """
 
     adapter: Adapter
     num_tokens: int = 8
 
     def output_length(self, num_frames: int) -> int:
-        return self.adapter.output_length(num_frames)
+        return num_frames
 
+    @nn.compact
     def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> EncoderOutput:
+        heard = self.heard(frames, embed)
+        x = Dense((heard.shape[-1],), ("adapter", "embed"), name="projection")(heard)
+        context = self.adapter(frames._replace(embeddings=heard), embed, deterministic=deterministic)
+        if context.embeddings.shape != x.shape:
+            raise ValueError(
+                f"CTCPosteriorAdapter.adapter makes {context.embeddings.shape} of {x.shape}: it has to give "
+                "a vector of the language model's width for each frame"
+            )
+        x = jnp.where(frames.mask[..., None], x + context.embeddings, 0)
+        return EncoderOutput(x, frames.mask, dropped=frames.dropped)
+
+    def heard(self, frames: EncoderOutput, embed: Embed) -> Float[Array, "B S E"]:
+        """The weighted sums of the language model's vectors."""
         if frames.ctc_logits is None:
             raise ValueError(
                 "CTCPosteriorAdapter needs CTC scores, but the frames have none: give the speech encoder a CTC head, a "
@@ -142,5 +157,4 @@ class CTCPosteriorAdapter(nn.Module):
         weights, tokens = jax.lax.top_k(posterior, self.num_tokens)
         vectors = embed(tokens.reshape(tokens.shape[0], -1)).reshape(*tokens.shape, -1)
         heard = jnp.einsum("bsk,bske->bse", weights.astype(vectors.dtype), vectors)
-        heard = jnp.where(frames.mask[..., None], heard, 0)
-        return self.adapter(frames._replace(embeddings=heard), embed, deterministic=deterministic)
+        return jnp.where(frames.mask[..., None], heard, 0)

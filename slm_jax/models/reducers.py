@@ -5,6 +5,7 @@ A reducer keeps the order of frames, moves what it keeps to the left, and knows 
 
 import dataclasses
 import enum
+import functools
 import math
 from typing import Any
 
@@ -177,32 +178,106 @@ class CTCBlankFilter:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "repeats", Repeats(self.repeats))
-        for name in ("threshold", "max_fraction"):
-            value = getattr(self, name)
-            if not 0 < value <= 1:
-                raise ValueError(f"CTCBlankFilter.{name} must be in (0, 1], got {value}")
+        _require_fractions(self, "threshold", "max_fraction")
 
     def output_length(self, num_frames: int) -> int:
-        return math.ceil(round(num_frames * self.max_fraction, 6))  # 0.07 * 100 is a little more than 7
+        return _fraction_of(num_frames, self.max_fraction)
 
     def __call__(self, frames: EncoderOutput) -> EncoderOutput:
-        logits = frames.ctc_logits
-        if logits is None:
-            raise ValueError(
-                "CTCBlankFilter needs CTC scores, but the frames have none: "
-                "give the speech encoder a CTC head, or use another reducer"
-            )
+        logits = _ctc_scores(frames, self)
         blank = logits.shape[-1] - 1
         posterior = jnp.where(frames.mask, jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., blank], 2.0)
         keep = posterior <= self.threshold
         if self.repeats is Repeats.FIRST:
             best = jnp.argmax(logits, axis=-1)
             keep &= starts_run(best) | (best == blank)
-        least_blank = jnp.arange(keep.shape[1]) == jnp.argmin(posterior, axis=1, keepdims=True)
-        keep |= least_blank & ~keep.any(axis=1, keepdims=True)
-        size = keep.shape[1]
-        room = jnp.array([self.output_length(real) for real in range(size + 1)])[frames.mask.sum(axis=1)]
-        return keep_frames(frames, keep, length=self.output_length(size), room=room)
+        keep = _keep_one(keep, posterior)
+        return _keep_fraction(frames, keep, frames.mask.sum(axis=1), max_fraction=self.max_fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCRunMean:
+    """One frame for each label that greedy CTC writes: the mean of its run of frames; blank runs go.
+
+    max_fraction 0.5:
+
+        frames      [a   b   c   d   e   f  ]
+        best label  [-   7   7   -   5   -  ]
+                 -> [(b + c) / 2   e   _    ]
+
+    The CTC scores become the logarithms of the mean posteriors. An utterance that has frames keeps one at least, of its
+    least blank run. Frames for which there is no room, as in `CTCBlankFilter`, are counted in `dropped`.
+
+    Attributes:
+      max_fraction: most frames an utterance keeps, as a fraction of what it has, rounded up.
+
+    Raises:
+      ValueError: if max_fraction is not in (0, 1]; when called, if the frames have no CTC scores.
+    """
+
+    max_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require_fractions(self, "max_fraction")
+
+    def output_length(self, num_frames: int) -> int:
+        return _fraction_of(num_frames, self.max_fraction)
+
+    def __call__(self, frames: EncoderOutput) -> EncoderOutput:
+        logits = _ctc_scores(frames, self)
+        blank, size = logits.shape[-1] - 1, logits.shape[1]
+        run = jnp.cumsum(starts_run(jnp.argmax(logits, axis=-1)), axis=1) - 1
+        add = jax.vmap(functools.partial(jax.ops.segment_sum, num_segments=size, indices_are_sorted=True))
+        count = add(frames.mask.astype(jnp.float32), run)[..., None]
+
+        def mean(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+            return add(jnp.where(frames.mask[..., None], x.astype(jnp.float32), 0), run) / jnp.maximum(count, 1)
+
+        posterior = mean(jax.nn.softmax(logits.astype(jnp.float32), axis=-1))
+        runs = EncoderOutput(
+            embeddings=mean(frames.embeddings).astype(frames.embeddings.dtype),
+            mask=count[..., 0] > 0,
+            ctc_logits=jnp.log(jnp.maximum(posterior, jnp.finfo(jnp.float32).tiny)),
+            dropped=frames.dropped,
+        )
+        # The label that is best in every frame of a run is also best in the mean.
+        keep = runs.mask & (jnp.argmax(posterior, axis=-1) != blank)
+        keep = _keep_one(keep, jnp.where(runs.mask, posterior[..., blank], 2.0))
+        return _keep_fraction(runs, keep, frames.mask.sum(axis=1), max_fraction=self.max_fraction)
+
+
+def _ctc_scores(frames: EncoderOutput, reducer: Any) -> Float[Array, "B S C"]:
+    if frames.ctc_logits is None:
+        raise ValueError(
+            f"{type(reducer).__name__} needs CTC scores, but the frames have none: "
+            "give the speech encoder a CTC head, or use another reducer"
+        )
+    return frames.ctc_logits
+
+
+def _keep_one(keep: Bool[Array, "B S"], blank_posterior: Float[Array, "B S"]) -> Bool[Array, "B S"]:
+    """`keep`, and where that keeps nothing, the frame that is least blank."""
+    least_blank = jnp.arange(keep.shape[1]) == jnp.argmin(blank_posterior, axis=1, keepdims=True)
+    return keep | least_blank & ~keep.any(axis=1, keepdims=True)
+
+
+def _fraction_of(num_frames: int, fraction: float) -> int:
+    return math.ceil(round(num_frames * fraction, 6))  # 0.07 * 100 is a little more than 7
+
+
+def _keep_fraction(
+    frames: EncoderOutput, keep: Bool[Array, "B S"], spoken: Int[Array, "B"], *, max_fraction: float
+) -> EncoderOutput:
+    """`keep_frames` with room for a fraction of the frames that an utterance had, however long its padding."""
+    size = keep.shape[1]
+    room = jnp.array([_fraction_of(real, max_fraction) for real in range(size + 1)])[spoken]
+    return keep_frames(frames, keep, length=_fraction_of(size, max_fraction), room=room)
+
+
+def _require_fractions(settings: Any, *fields: str) -> None:
+    for field in fields:
+        if not 0 < (value := getattr(settings, field)) <= 1:
+            raise ValueError(f"{type(settings).__name__}.{field} must be in (0, 1], got {value}")
 
 
 def require_positive(settings: Any, *fields: str) -> None:

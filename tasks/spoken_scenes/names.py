@@ -12,6 +12,8 @@ from slm_jax.tasks.spoken_scenes import lexicon
 
 NUM_TRAIN_NAMES = 8000
 NUM_HELD_OUT_NAMES = 400
+NUM_OTHER_NAMES = 600
+"""Names that no sentence has; they stand in catalogues beside those held out."""
 
 _ONSETS = "bdfgklmnprstvz"
 _VOWELS = "aeiou"
@@ -38,7 +40,7 @@ def _invent() -> tuple[str, ...]:
     known = _words()
     seen: set[str] = set()
     names: list[str] = []
-    while len(names) < NUM_TRAIN_NAMES + NUM_HELD_OUT_NAMES:
+    while len(names) < NUM_TRAIN_NAMES + NUM_HELD_OUT_NAMES + NUM_OTHER_NAMES:
         onsets = [rng.choice(_ONSETS) for _ in range(rng.choice((2, 3, 3)))]
         ending = rng.choice(_ENDINGS)
         name = "".join(_syllable(rng, onset) for onset in onsets[:-1]) + onsets[-1] + ending
@@ -56,7 +58,9 @@ def _invent() -> tuple[str, ...]:
 _HELD_OUT = slice(2000, 2000 + NUM_HELD_OUT_NAMES)
 _ALL = _invent()
 HELD_OUT_NAMES: tuple[str, ...] = _ALL[_HELD_OUT]
-TRAIN_NAMES: tuple[str, ...] = _ALL[: _HELD_OUT.start] + _ALL[_HELD_OUT.stop :]
+TRAIN_NAMES: tuple[str, ...] = _ALL[: _HELD_OUT.start] + _ALL[_HELD_OUT.stop : -NUM_OTHER_NAMES]
+CATALOGUE: tuple[str, ...] = HELD_OUT_NAMES + _ALL[-NUM_OTHER_NAMES:]
+"""Names that are not in training."""
 
 
 def pronoun(name: str) -> str:
@@ -64,16 +68,17 @@ def pronoun(name: str) -> str:
     return "she" if name.endswith("a") else "he"
 
 
-def name_list(name: str, *, inventory: Sequence[str], size: int, seed: int) -> tuple[str, ...]:
-    """A list of `size` names in random order that holds `name` once (if it is not empty) among distractors.
+def name_list(name: str, *, inventory: Sequence[str], size: int, seed: int, with_name: bool = True) -> tuple[str, ...]:
+    """A list of `size` names in random order, among them `name` once (if it is not empty), or surely not.
 
     Raises:
       ValueError: if the inventory is too small for the list.
     """
-    if size < 1 or size > len(inventory):
-        raise ValueError(f"a list of {size} names cannot be drawn from an inventory of {len(inventory)}")
+    others = [other for other in inventory if other != name]
+    if size < 1 or size > len(others):
+        raise ValueError(f"a list of {size} names cannot be drawn from an inventory of {len(others)} others")
     rng = random.Random(seed)
-    others = [other for other in rng.sample(inventory, size) if other != name]
-    names = [name, *others][:size] if name else others
-    rng.shuffle(names)
+    names = rng.sample(others, size)
+    if name and with_name:
+        names[rng.randrange(size)] = name
     return tuple(names)

@@ -96,11 +96,11 @@ class Echo(nn.Module):
 
 
 def heard(posterior, mask=None, **fields):
-    """What the adapter inside a CTCPosteriorAdapter sees; `posterior` has a last column for the blank."""
+    """What a CTCPosteriorAdapter hears; `posterior` has a last column for the blank."""
     logits = jnp.log(jnp.asarray(posterior, jnp.float32))
     mask = jnp.ones(logits.shape[:2], bool) if mask is None else mask
     frames = EncoderOutput(jnp.full((*logits.shape[:2], 3), jnp.nan), mask, ctc_logits=logits)
-    return CTCPosteriorAdapter(adapter=Echo(), **fields).apply({}, frames, embed).embeddings
+    return CTCPosteriorAdapter(adapter=Echo(), **fields).apply({}, frames, embed, method="heard")
 
 
 def test_a_frame_becomes_the_vectors_of_what_ctc_heard():
@@ -116,9 +116,24 @@ def test_padding_is_not_heard():
     assert not np.any(heard(posterior, jnp.array([[True, False]]), num_tokens=5)[0, 1])
 
 
-def test_the_adapter_behind_the_posteriors_says_how_long_they_become():
-    assert CTCPosteriorAdapter(adapter=Echo()).output_length(7) == 7
-    assert CTCPosteriorAdapter(adapter=StackedMLPAdapter(features=4, stack=3)).output_length(7) == 3
+def test_what_is_heard_is_mapped_and_its_context_added():
+    posterior = jax.nn.softmax(jax.random.normal(jax.random.key(1), (2, 3, 6)))
+    mask = jnp.array([[True, True, True], [True, False, False]])
+    frames = EncoderOutput(jnp.zeros((2, 3, 3)), mask, ctc_logits=jnp.log(posterior), dropped=jnp.array([0, 2]))
+    adapter = CTCPosteriorAdapter(adapter=Echo(), num_tokens=5)
+    kernel = jax.random.normal(jax.random.key(2), (4, 4))
+    output = adapter.apply({"params": {"projection": {"kernel": kernel}}}, frames, embed)
+    sums = heard(posterior, mask, num_tokens=5)
+    np.testing.assert_allclose(output.embeddings, sums @ kernel + sums, atol=1e-5)
+    assert output.mask is mask and output.dropped.tolist() == [0, 2] and output.ctc_logits is None
+    assert adapter.output_length(7) == 7
+
+
+def test_the_context_needs_a_vector_for_each_frame():
+    frames = EncoderOutput(jnp.zeros((1, 6, 3)), jnp.ones((1, 6), bool), ctc_logits=jnp.zeros((1, 6, 6)))
+    fewer = CTCPosteriorAdapter(adapter=StackedMLPAdapter(features=4, stack=3), num_tokens=2)
+    with pytest.raises(ValueError, match="a vector of the language model's width for each frame"):
+        fewer.init(jax.random.key(0), frames, embed)
 
 
 def test_a_posterior_is_needed(inputs):

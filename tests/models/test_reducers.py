@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slm_jax.decoding.ctc import ctc_greedy
 from slm_jax.models.interfaces import EncoderOutput
 from slm_jax.models.reducers import (
     CTCBlankFilter,
+    CTCRunMean,
     KeepAll,
     RandomDiscard,
     Repeats,
@@ -147,7 +149,48 @@ def test_blank_filter_keeps_at_least_one_real_frame():
     assert letters(kept) == ["b_", "a_", "__"]
 
 
-@pytest.mark.parametrize("reducer", [KeepAll(), Stacking(factor=3), RandomDiscard(ratio=3), CTCBlankFilter()])
+def test_run_mean_drawing():
+    frames = frames_of("abcdef", ctc_logits=logits_of(POSTERIORS, LABELS))
+    kept = CTCRunMean(max_fraction=0.5)(frames)
+    np.testing.assert_allclose(kept.embeddings[0, :, 0], [2.5, 5, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        np.exp(kept.ctc_logits[0, :2, [7, 5, 10]]), [[0.85, 0], [0, 0.7], [0.15, 0.3]], atol=1e-4
+    )
+    assert kept.mask.tolist() == [[True, True, False]] and kept.dropped.tolist() == [0]
+    short = CTCRunMean(max_fraction=0.1)(frames)
+    assert short.mask.tolist() == [[True]] and short.dropped.tolist() == [1]
+
+
+def test_run_means_are_what_greedy_ctc_writes_whatever_the_padding():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(3, 12, 4)), jnp.float32)
+    frames = frames_of("abcdefghijkl", "abcdefgh____", "a___________", ctc_logits=logits)
+    kept = CTCRunMean(max_fraction=1.0)(frames)
+    tokens, lengths = ctc_greedy(logits, frames.mask)
+    assert lengths[0] > 4
+    for row in range(2):
+        size = int(lengths[row])
+        assert int(kept.mask[row].sum()) == size
+        assert jnp.argmax(kept.ctc_logits[row, :size], axis=-1).tolist() == tokens[row, :size].tolist()
+        real = int(frames.mask[row].sum())
+        for padding in (0, 3):
+            garbage = jnp.pad(logits[row : row + 1, :real], ((0, 0), (0, padding), (0, 0)), constant_values=7.0)
+            alone = CTCRunMean(max_fraction=1.0)(frames_of("abcdefghijkl"[:real] + "_" * padding, ctc_logits=garbage))
+            np.testing.assert_allclose(alone.embeddings[0, :size], kept.embeddings[row, :size], atol=1e-6)
+            np.testing.assert_allclose(alone.ctc_logits[0, :size], kept.ctc_logits[row, :size], atol=1e-5)
+            assert int(alone.mask.sum()) == size
+
+
+def test_an_utterance_of_blanks_keeps_its_least_blank_run():
+    frames = frames_of("abc_", "____", ctc_logits=logits_of([[0.9, 0.7, 0.9, 0.1], [0.1] * 4], ["---7", "7777"]))
+    kept = CTCRunMean()(frames)
+    assert kept.mask.tolist() == [[True, False], [False, False]]
+    np.testing.assert_allclose(kept.embeddings[0, :, 0], [2, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "reducer", [KeepAll(), Stacking(factor=3), RandomDiscard(ratio=3), CTCBlankFilter(), CTCRunMean()]
+)
 @pytest.mark.parametrize("size", [1, 5, 6, 7])
 def test_output_length_is_the_length(reducer, size):
     frames = frames_of("a" * size, ctc_logits=jnp.zeros((1, size, 3)))
@@ -160,9 +203,10 @@ def test_output_length_of_the_blank_filter_is_exact():
     assert CTCBlankFilter(max_fraction=0.5).output_length(101) == 51
 
 
-def test_blank_filter_without_scores_says_what_to_do():
+@pytest.mark.parametrize("reducer", [CTCBlankFilter(), CTCRunMean()])
+def test_a_reducer_without_scores_says_what_to_do(reducer):
     with pytest.raises(ValueError, match="give the speech encoder a CTC head"):
-        CTCBlankFilter()(frames_of("abc"))
+        reducer(frames_of("abc"))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +215,7 @@ def test_blank_filter_without_scores_says_what_to_do():
         (lambda: CTCBlankFilter(threshold=0.0), "threshold"),
         (lambda: CTCBlankFilter(max_fraction=1.5), "max_fraction"),
         (lambda: CTCBlankFilter(repeats="last"), "not a valid Repeats"),
+        (lambda: CTCRunMean(max_fraction=0.0), "CTCRunMean.max_fraction"),
         (lambda: Stacking(factor=0), "Stacking.factor"),
         (lambda: RandomDiscard(ratio=0).apply({}, frames_of("abc")), "RandomDiscard.ratio"),
     ],

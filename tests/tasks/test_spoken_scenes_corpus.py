@@ -62,5 +62,7 @@ def test_lists_of_names_hold_the_name_once():
     assert (len(listed), len(set(listed)), listed.count(inventory[3])) == (8, 8, 1)
     assert listed == names.name_list(inventory[3], inventory=inventory, size=8, seed=1)
     assert len(names.name_list("", inventory=inventory, size=8, seed=1)) == 8
-    with pytest.raises(ValueError, match="21 names cannot be drawn from an inventory of 20"):
+    without = names.name_list(inventory[3], inventory=inventory, size=19, seed=1, with_name=False)
+    assert len(set(without)) == 19 and inventory[3] not in without
+    with pytest.raises(ValueError, match="21 names cannot be drawn from an inventory of 20 others"):
         names.name_list("", inventory=inventory, size=21, seed=1)

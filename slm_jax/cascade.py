@@ -1,0 +1,80 @@
+"""Evaluations in which the speech encoder's own transcript helps the language model, or stands in for the speech."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax.linen as nn
+import numpy as np
+
+from slm_jax.data.retrieval import retrieve
+from slm_jax.evaluation import DecodedEvaluation, Predict, make_ctc_predict
+from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
+
+
+def pack_rows(rows: Sequence[Sequence[int]], *, length: int) -> Int[np.ndarray, "B I"]:
+    """Token lists as rows, padded with zeros.
+
+    Raises:
+      ValueError: if a row is longer than `length`.
+    """
+    longest = max(map(len, rows))
+    if longest > length:
+        raise ValueError(
+            f"an instruction has {longest} tokens, more than the {length} of task_feature_lengths: raise its 'inputs'"
+        )
+    return np.array([[*row, *[0] * (length - len(row))] for row in rows], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _HeardEvaluation(DecodedEvaluation):
+    """Answers to batches that are rewritten by what CTC has heard."""
+
+    def rewrite(self, batch: Batch, heard: list[str]) -> Batch:
+        """The batch that the model answers."""
+        raise NotImplementedError
+
+    def predict(self, model: nn.Module) -> Predict:
+        """Writes answers with `model`, a speech-and-language model whose encoder has a CTC head."""
+        hear, answer = make_ctc_predict(model.speech_encoder), super().predict(model)
+
+        def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
+            tokens = np.asarray(hear(params, batch, rng))
+            return answer(params, self.rewrite(batch, [self.vocabulary.decode(row.tolist()) for row in tokens]), rng)
+
+        return predict
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeEvaluation(_HeardEvaluation):
+    """What the language model answers to the CTC transcript in writing, without any speech."""
+
+    def rewrite(self, batch: Batch, heard: list[str]) -> Batch:
+        """Transcript and instruction, as a text task has them."""
+        instructions = [row[row > 0].tolist() for row in np.asarray(batch["encoder_input_tokens"])]
+        rows = [self.vocabulary.encode(text) + row for text, row in zip(heard, instructions, strict=True)]
+        length = self.task_feature_lengths["inputs"] + self.task_feature_lengths["targets"]
+        spoken = ("speech", "speech_length")
+        written = {name: value for name, value in batch.items() if name not in spoken}
+        return written | {"encoder_input_tokens": pack_rows(rows, length=length)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetrievalEvaluation(_HeardEvaluation):
+    """Answers to speech and an instruction with the names of a catalogue that are most like the CTC transcript.
+
+    Attributes:
+      catalogue: the names.
+      prompt: the instruction, with {names} where the names go.
+      limit: how many names it lists.
+    """
+
+    catalogue: tuple[str, ...]
+    prompt: str
+    limit: int = 10
+
+    def rewrite(self, batch: Batch, heard: list[str]) -> Batch:
+        """The same speech under an instruction that lists names."""
+        found = [retrieve(text, self.catalogue, limit=self.limit) for text in heard]
+        prompts = [self.prompt.format(names=" ".join(names)) for names in found]
+        rows = [[*self.vocabulary.encode(prompt), self.vocabulary.eos_id] for prompt in prompts]
+        return {**batch, "encoder_input_tokens": pack_rows(rows, length=self.task_feature_lengths["inputs"])}

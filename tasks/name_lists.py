@@ -1,0 +1,93 @@
+"""Instructions that list names which may occur.
+
+Training lists one to a hundred names, most lists with the one that is spoken. Where a transcript stands in the place of
+speech, its name is often misheard: if the list has the right one, so has the target, and the language model learns to
+correct what it was told by the list; otherwise the target is what was heard.
+"""
+
+import dataclasses
+import functools
+import random
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from slm_jax.data.preprocessors import Example, Seed
+from slm_jax.tasks.spoken_scenes import names as names_lib
+from slm_jax.tasks.spoken_scenes.mishearing import mishear
+
+TRAINED_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 50, 100)
+WITHOUT_SHARE = 0.2
+"""Lists of training that lack the name that is spoken."""
+MISHEARD_SHARE = 0.6
+"""Names of written transcripts that are misheard."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NameList:
+    """Which names an instruction lists outside training.
+
+    Attributes:
+      size: how many.
+      with_name: whether the one that is spoken is among them.
+    """
+
+    size: int = 10
+    with_name: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """An instruction's names, and the transcript and target that go with them."""
+
+    names: tuple[str, ...]
+    transcript: str
+    target: str
+
+
+def list_names(name: str, transcript: str, *, name_list: NameList, training: bool, written: bool, seed: int) -> Listed:
+    """Draws the list for an example of the family `bias`, whose target is its transcript.
+
+    Args:
+      name: what is spoken; '' if the sentence has no name.
+      transcript: the sentence.
+      name_list: of splits other than training.
+      training: draws the size, and whether the name is among the names of the list.
+      written: the transcript stands in the place of speech, and may be misheard.
+      seed: decides what is drawn.
+    """
+    rng = random.Random(seed)
+    inventory = names_lib.TRAIN_NAMES if training else names_lib.HELD_OUT_NAMES
+    if training:
+        name_list = NameList(rng.choice(TRAINED_SIZES), rng.random() >= WITHOUT_SHARE)
+    listed = names_lib.name_list(
+        name, inventory=inventory, size=name_list.size, seed=rng.getrandbits(32), with_name=name_list.with_name
+    )
+    if not (name and written and rng.random() < MISHEARD_SHARE):
+        return Listed(listed, transcript, transcript)
+    heard = mishear(name, rng=rng)
+    if heard in listed:  # then no listener could tell
+        return Listed(listed, transcript, transcript)
+    misheard = " ".join(heard if word == name else word for word in transcript.split())
+    return Listed(listed, misheard, transcript if name in listed else misheard)
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def draw_names(example: Example, *, seed: Seed, name_list: NameList, written: bool) -> Example:
+    """`names`, a list as `list_names` draws it, and the transcript and targets that go with it.
+
+    Training draws another list in every epoch; elsewhere the example's id decides.
+    """
+
+    def draw(name: bytes, transcript: bytes, training: np.int32, seed: np.int64) -> tuple[bytes, bytes, bytes]:
+        listed = _draw(name.decode(), transcript.decode(), training=bool(training), seed=int(seed))
+        return " ".join(listed.names).encode(), listed.transcript.encode(), listed.target.encode()
+
+    _draw = functools.partial(list_names, name_list=name_list, written=written)
+    fixed = tf.strings.to_hash_bucket_fast(example["id"], 2**31 - 1)
+    chosen = tf.where(tf.equal(example["training"], 1), tf.cast(seed[0], tf.int64), fixed)
+    inputs = [example["name"], example["transcript"], example["training"], chosen]
+    drawn = tf.numpy_function(draw, inputs, (tf.string, tf.string, tf.string))
+    fields = zip(("names", "transcript", "targets"), drawn, strict=True)
+    return example | {field: tf.ensure_shape(value, []) for field, value in fields}

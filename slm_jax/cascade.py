@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from slm_jax.data.retrieval import retrieve
@@ -11,7 +12,7 @@ from slm_jax.evaluation import DecodedEvaluation, Predict, make_ctc_predict
 from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
 
 
-def pack_rows(rows: Sequence[Sequence[int]], *, length: int) -> Int[np.ndarray, "B I"]:
+def pack_rows(rows: Sequence[Sequence[int]], *, length: int) -> Int[Array, "B I"]:
     """Token lists as rows, padded with zeros.
 
     Raises:
@@ -22,7 +23,7 @@ def pack_rows(rows: Sequence[Sequence[int]], *, length: int) -> Int[np.ndarray, 
         raise ValueError(
             f"an instruction has {longest} tokens, more than the {length} of task_feature_lengths: raise its 'inputs'"
         )
-    return np.array([[*row, *[0] * (length - len(row))] for row in rows], np.int32)
+    return jnp.array([[*row, *[0] * (length - len(row))] for row in rows], jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,7 +116,8 @@ def test_a_model_file_builds_under_eval_shape(path: pathlib.Path, clean_gin: Non
         "encoders": lambda: (jax.ShapeDtypeStruct((1, 3200), "float32"), jax.ShapeDtypeStruct((1,), "int32")),
         "adapters": lambda: (EncoderOutput(jax.ShapeDtypeStruct((1, 4, 8), "float32"), mask, scores),),
     }[path.parent.name]()
-    embed = (lambda tokens: jnp.zeros((*tokens.shape, 8)),) if path.parent.name == "adapters" else ()
+    # The one adapter that embeds is of the small system, whose language model is 192 wide.
+    embed = (lambda tokens: jnp.zeros((*tokens.shape, 192)),) if path.parent.name == "adapters" else ()
     shapes = jax.eval_shape(lambda rng, *arrays: module.init(rng, *arrays, *embed), jax.random.key(0), *inputs)
     assert sum(trees.count(shapes["params"]).values()) > 0
 

@@ -1,15 +1,19 @@
 """Evaluations in which the speech encoder's own transcript helps the language model, or stands in for the speech."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from slm_jax.data.retrieval import retrieve
+from slm_jax.data.vocabularies import Vocabulary
 from slm_jax.evaluation import DecodedEvaluation, Predict, make_ctc_predict
 from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
+
+Rewrite = Callable[[Batch, list[str]], Batch]
+"""From a batch and the transcripts of its rows to the batch that the model answers."""
 
 
 def pack_rows(rows: Sequence[Sequence[int]], *, length: int) -> Int[Array, "B I"]:
@@ -26,28 +30,24 @@ def pack_rows(rows: Sequence[Sequence[int]], *, length: int) -> Int[Array, "B I"
     return jnp.array([[*row, *[0] * (length - len(row))] for row in rows], jnp.int32)
 
 
-@dataclasses.dataclass(frozen=True)
-class _HeardEvaluation(DecodedEvaluation):
-    """Answers to batches that are rewritten by what CTC has heard."""
+def hear_first(answer: Predict, model: nn.Module, *, rewrite: Rewrite, vocabulary: Vocabulary) -> Predict:
+    """Predicts by `answer` from batches that `rewrite` makes of the batch and of what the encoder's CTC head writes."""
+    hear = make_ctc_predict(model.speech_encoder)
 
-    def rewrite(self, batch: Batch, heard: list[str]) -> Batch:
-        """The batch that the model answers."""
-        raise NotImplementedError
+    def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
+        tokens = np.asarray(hear(params, batch, rng))
+        return answer(params, rewrite(batch, [vocabulary.decode(row.tolist()) for row in tokens]), rng)
+
+    return predict
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeEvaluation(DecodedEvaluation):
+    """What the language model answers to the CTC transcript in writing, without any speech."""
 
     def predict(self, model: nn.Module) -> Predict:
         """Writes answers with `model`, a speech-and-language model whose encoder has a CTC head."""
-        hear, answer = make_ctc_predict(model.speech_encoder), super().predict(model)
-
-        def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
-            tokens = np.asarray(hear(params, batch, rng))
-            return answer(params, self.rewrite(batch, [self.vocabulary.decode(row.tolist()) for row in tokens]), rng)
-
-        return predict
-
-
-@dataclasses.dataclass(frozen=True)
-class CascadeEvaluation(_HeardEvaluation):
-    """What the language model answers to the CTC transcript in writing, without any speech."""
+        return hear_first(super().predict(model), model, rewrite=self.rewrite, vocabulary=self.vocabulary)
 
     def rewrite(self, batch: Batch, heard: list[str]) -> Batch:
         """Transcript and instruction, as a text task has them."""
@@ -60,7 +60,7 @@ class CascadeEvaluation(_HeardEvaluation):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RetrievalEvaluation(_HeardEvaluation):
+class RetrievalEvaluation(DecodedEvaluation):
     """Answers to speech and an instruction with the names of a catalogue that are most like the CTC transcript.
 
     Attributes:
@@ -72,6 +72,10 @@ class RetrievalEvaluation(_HeardEvaluation):
     catalogue: tuple[str, ...]
     prompt: str
     limit: int = 10
+
+    def predict(self, model: nn.Module) -> Predict:
+        """Writes answers with `model`, a speech-and-language model whose encoder has a CTC head."""
+        return hear_first(super().predict(model), model, rewrite=self.rewrite, vocabulary=self.vocabulary)
 
     def rewrite(self, batch: Batch, heard: list[str]) -> Batch:
         """The same speech under an instruction that lists names."""

@@ -29,9 +29,32 @@ def random_stripes(
     return inside.any(axis=1)
 
 
+def stretch_channels(
+    log_mel: Float[Array, "B T F"], low_shift: Float[Array, "B"], high_shift: Float[Array, "B"]
+) -> Float[Array, "B T F"]:
+    """Takes channel i from i plus a shift that goes from `low_shift` at the first to `high_shift` at the last channel.
+
+    Between channels it interpolates, beyond the ends it repeats.
+
+        [0 10 20 30], shifts 1 and 1   -> [10 20 30 30]
+        [0 10 20 30], shifts 0 and -3  -> [0 0 0 0]
+        [0 10 20 30], shifts .5 and .5 -> [5 15 25 30]
+    """
+    channels = jnp.arange(log_mel.shape[2])
+    fraction = channels / max(log_mel.shape[2] - 1, 1)
+    source = channels + low_shift[:, None] * (1 - fraction) + high_shift[:, None] * fraction
+    source = jnp.clip(source, 0, log_mel.shape[2] - 1)
+    # As a product with the weights of all channels: a gather of every frame would be slower.
+    weights = jnp.maximum(1 - jnp.abs(source[:, None, :] - channels[:, None]), 0)
+    return jnp.einsum("btf,bfg->btg", log_mel, weights, precision=jax.lax.Precision.HIGHEST)
+
+
 @dataclasses.dataclass(frozen=True)
 class SpecAugment:
     """Frequency and time masking (arXiv 1904.08779), time masks growing with the utterance (arXiv 1912.05533).
+
+    On request, channels are moved before that, as another vocal tract would move them (Jaitly and Hinton, 2013): the
+    lowest and the highest by two random distances, those between by what lies between.
 
     Hidden values become the channel's mean over the real frames of the utterance, which is the 0 of the paper when
     features are normalised.
@@ -43,6 +66,7 @@ class SpecAugment:
       time_mask_size: most frames in one of them.
       time_mask_fraction: most frames in one of them as a fraction of the real frames (adaptive size); the smaller of
         the two limits counts.
+      channel_shift: farthest that an end of the spectrum is moved, in channels; 0 to leave it.
     """
 
     num_frequency_masks: int = 2
@@ -50,6 +74,7 @@ class SpecAugment:
     num_time_masks: int = 10
     time_mask_size: int = 100
     time_mask_fraction: float = 0.05
+    channel_shift: float = 0.0
 
     def __call__(
         self, log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"], key: PRNGKey
@@ -57,6 +82,10 @@ class SpecAugment:
         """The same spectrogram with stripes hidden; frames beyond the real ones stay as they are."""
         batch, num_frames, num_mels = log_mel.shape
         frequency_key, time_key = jax.random.split(key)
+        if self.channel_shift:
+            limit = self.channel_shift
+            shifts = jax.random.uniform(jax.random.fold_in(key, 0), (2, batch), minval=-limit, maxval=limit)
+            log_mel = stretch_channels(log_mel, *shifts)
         channels = random_stripes(
             frequency_key,
             num_masks=self.num_frequency_masks,

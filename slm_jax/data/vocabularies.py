@@ -37,6 +37,14 @@ def scenes_vocabulary() -> seqio.SentencePieceVocabulary:
     return sentencepiece_vocabulary(str(SCENES_MODEL), extra_ids=SCENES_SENTINELS)
 
 
+def spellings(vocabulary: seqio.SentencePieceVocabulary) -> tuple[str, ...]:
+    """The letters of every id, with "\N{LOWER ONE EIGHTH BLOCK}" where a word begins; "" for ids that write nothing."""
+    pieces = vocabulary.tokenizer
+    special = (pieces.is_control, pieces.is_unknown, pieces.is_unused)
+    written = ("" if any(test(i) for test in special) else pieces.id_to_piece(i) for i in range(pieces.vocab_size()))
+    return (*written, *[""] * (vocabulary.vocab_size - pieces.vocab_size()))
+
+
 def check_vocabulary(vocabulary: seqio.Vocabulary, vocab_size: int) -> None:
     """Refuses a vocabulary that is not the one a language model of `vocab_size` embeddings was made for.
 

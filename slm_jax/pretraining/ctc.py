@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from slm_jax.layers.masks import length_mask
-from slm_jax.models.interfaces import LossOutput
-from slm_jax.typing import Array, Batch, Bool, Int, PRNGKey, PyTree
+from slm_jax.models.interfaces import EncoderOutput, LossOutput
+from slm_jax.typing import Array, Batch, Bool, Float, Int, PRNGKey, PyTree
 
 RNG_STREAMS = ("dropout", "specaugment")
 
@@ -32,6 +33,42 @@ def required_frames(labels: Int[Array, "B L"], lengths: Int[Array, "B"]) -> Int[
     """
     repeated = (labels[:, 1:] == labels[:, :-1]) & length_mask(lengths, labels.shape[1])[:, 1:]
     return lengths + jnp.sum(repeated, axis=1)
+
+
+class CTCSums(NamedTuple):
+    """Sums over a batch.
+
+    Attributes:
+      loss: of the utterances that are not infeasible, in nats.
+      labels: how many these have.
+      infeasible: utterances with fewer frames than their labels need.
+      utterances: all of them.
+    """
+
+    loss: Float[Array, ""]
+    labels: Float[Array, ""]
+    infeasible: Float[Array, ""]
+    utterances: Float[Array, ""]
+
+
+def ctc_sums(
+    logits: Float[Array, "B S C"], mask: Bool[Array, "B S"], labels: Int[Array, "B L"], lengths: Int[Array, "B"]
+) -> CTCSums:
+    """CTC loss of labels, of which only the first `lengths` count; the blank is the last class.
+
+    `labels` may be shorter than `lengths` says where the frames do not suffice anyway.
+    """
+    real = length_mask(lengths, labels.shape[1])
+    losses = optax.ctc_loss(logits, 1.0 - mask, jnp.where(real, labels, 0), 1.0 - real, blank_id=logits.shape[-1] - 1)
+    num_frames = mask.sum(axis=1)
+    feasible = num_frames >= required_frames(labels, lengths)
+    # Zero before the sum, not after it: an infeasible loss is astronomically large.
+    return CTCSums(
+        loss=jnp.sum(jnp.where(feasible & (num_frames > 0), losses, 0)),
+        labels=jnp.sum(jnp.where(feasible, lengths, 0)).astype(jnp.float32),
+        infeasible=jnp.sum(~feasible).astype(jnp.float32),
+        utterances=jnp.sum((num_frames > 0) | (lengths > 0)).astype(jnp.float32),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +102,10 @@ class CTCObjective:
 
     def loss(self, params: PyTree, batch: Batch, *, rng: PRNGKey, training: Collection[str] = ()) -> LossOutput:
         """Sums over the batch; the encoder is in training mode if `training` names "speech_encoder"."""
+        return self.sums(self.hear(params, batch, rng=rng, training=training), batch)
+
+    def hear(self, params: PyTree, batch: Batch, *, rng: PRNGKey, training: Collection[str] = ()) -> EncoderOutput:
+        """The encoder's frames, with scores."""
         deterministic = "speech_encoder" not in training
         keys = dict(zip(RNG_STREAMS, jax.random.split(rng, len(RNG_STREAMS)), strict=True))
         frames = self.speech_encoder.apply(
@@ -76,23 +117,15 @@ class CTCObjective:
         )
         if frames.ctc_logits is None:
             raise ValueError("CTCObjective needs an encoder with a CTC head: set ctc_vocab_size of the speech encoder.")
-        return self._sums(frames.ctc_logits, frames.mask, batch["decoder_target_tokens"])
+        return frames
 
-    def _sums(self, logits: jax.Array, mask: Bool[Array, "B S"], tokens: Int[Array, "B L"]) -> LossOutput:
-        lengths = label_lengths(tokens, eos_id=self.eos_id)
-        real = length_mask(lengths, tokens.shape[1])
-        losses = optax.ctc_loss(
-            logits, 1.0 - mask, jnp.where(real, tokens, 0), 1.0 - real, blank_id=logits.shape[-1] - 1
-        )
-        num_frames = mask.sum(axis=1)
-        feasible = num_frames >= required_frames(tokens, lengths)
-        # Zero before the sum, not after it: an infeasible loss is astronomically large.
-        loss = jnp.sum(jnp.where(feasible & (num_frames > 0), losses, 0))
-        weight = jnp.sum(jnp.where(feasible, lengths, 0)).astype(jnp.float32)
-        utterances = jnp.sum((num_frames > 0) | (lengths > 0)).astype(jnp.float32)
+    def sums(self, frames: EncoderOutput, batch: Batch) -> LossOutput:
+        """What `loss` returns, from frames."""
+        logits, mask, tokens = frames.ctc_logits, frames.mask, batch["decoder_target_tokens"]
+        sums = ctc_sums(logits, mask, tokens, label_lengths(tokens, eos_id=self.eos_id))
         blank = jnp.sum((jnp.argmax(logits, axis=-1) == logits.shape[-1] - 1) & mask).astype(jnp.float32)
         metrics = {
-            "ctc_infeasible": (jnp.sum(~feasible).astype(jnp.float32), utterances),
+            "ctc_infeasible": (sums.infeasible, sums.utterances),
             "ctc_blank_frames": (blank, mask.sum().astype(jnp.float32)),
         }
-        return LossOutput(loss=loss, weight=weight, metrics=metrics)
+        return LossOutput(loss=sums.loss, weight=sums.labels, metrics=metrics)

@@ -86,14 +86,14 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
     # Said here because an editable install maps the folder tasks/ into the package, which tfds cannot follow.
     code_path = epath.Path(__file__)
     pkg_dir_path = code_path.parent
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.1.0": "full and drill are larger; claims.", "1.0.0": "First release."}
     BUILDER_CONFIGS = [
         SpokenScenesConfig(name="quickstart", description=_QUICKSTART, train=3000, validation=64, test=200),
         SpokenScenesConfig(
             name="full",
-            description="About 27 hours in six voices; needs flite.",
-            train=40_000,
+            description="About 54 hours in six voices; needs flite.",
+            train=80_000,
             validation=500,
             test=1000,
             first=4000,
@@ -102,12 +102,19 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
         SpokenScenesConfig(
             name="drill",
             description="Words and names in random order in nine voices, for the speech encoder; needs flite.",
-            train=24_000,
+            train=60_000,
             validation=200,
             test=200,
             first=4000,
             content=utterances.Content.DRILL,
             cast=voices.DRILL_CAST,
+        ),
+        SpokenScenesConfig(
+            name="claims",
+            description="A test split alone, of which the first examples are those of the quickstart.",
+            train=1,
+            validation=1,
+            test=500,
         ),
         SpokenScenesConfig(
             name="text",

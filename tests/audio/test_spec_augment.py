@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slm_jax.audio.spec_augment import SpecAugment, random_stripes
+from slm_jax.audio.spec_augment import SpecAugment, random_stripes, stretch_channels
 
 LENGTHS = np.array([40, 25, 3, 0])
 TIME_ONLY = SpecAugment(num_frequency_masks=0, num_time_masks=2, time_mask_size=100, time_mask_fraction=0.25)
@@ -80,8 +80,37 @@ def test_the_key_decides(log_mel):
         dict(num_time_masks=6),
         dict(time_mask_size=1),
         dict(time_mask_fraction=0.9),
+        dict(channel_shift=1.0),
     ],
 )
 def test_every_field_matters(log_mel, change):
     augment = SpecAugment(frequency_mask_size=4, num_time_masks=2, time_mask_fraction=0.25)
     assert (hidden(augment, log_mel, 0) != hidden(dataclasses.replace(augment, **change), log_mel, 0)).any()
+
+
+@pytest.mark.parametrize(
+    "low, high, expected",
+    [(1, 1, [10, 20, 30, 30]), (0, -3, [0, 0, 0, 0]), (0.5, 0.5, [5, 15, 25, 30]), (0, 0, [0, 10, 20, 30])],
+)
+def test_stretch_drawing(low, high, expected):
+    row = jnp.array([[[0.0, 10, 20, 30]]])
+    stretched = stretch_channels(row, jnp.array([float(low)]), jnp.array([float(high)]))
+    np.testing.assert_allclose(stretched[0, 0], expected, atol=1e-5)
+
+
+def test_ends_move_independently_and_no_farther_than_allowed():
+    shift = SpecAugment(num_frequency_masks=0, num_time_masks=0, channel_shift=2.0)
+    ramp = jnp.broadcast_to(jnp.arange(11.0), (500, 1, 11))
+    moved = jax.jit(shift.__call__)(ramp, jnp.ones(500, jnp.int32), jax.random.key(0)) - ramp
+    low, high = np.asarray(moved[:, 0, 2]), np.asarray(moved[:, 0, 8])  # away from the ends, where values repeat
+    assert np.abs(np.asarray(moved)).max() <= 2.0
+    assert low.min() < -1.2 and low.max() > 1.2 and high.min() < -1.2 and high.max() > 1.2
+    assert abs(np.corrcoef(low, high)[0, 1]) < 0.6
+    assert len(set(np.round(low, 4))) > 400
+
+
+def test_padding_stays_what_it_was():
+    shift = SpecAugment(num_frequency_masks=0, num_time_masks=0, channel_shift=2.0)
+    log_mel = jnp.where(jnp.arange(6)[:, None] < 4, jax.random.normal(jax.random.key(0), (1, 6, 5)), 0)
+    moved = shift(log_mel, jnp.array([4]), jax.random.key(1))
+    assert (moved[:, 4:] == 0).all() and (moved[:, :4] != log_mel[:, :4]).any()

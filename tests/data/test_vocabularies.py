@@ -75,3 +75,11 @@ def test_sentinels_are_the_last_ids() -> None:
     vocabulary = vocabularies.sentencepiece_vocabulary(str(vocabularies.SCENES_MODEL), extra_ids=3)
     assert vocabulary.vocab_size == 2027
     assert vocabulary.decode([2026]).strip() == "<extra_id_0>"
+
+
+def test_spellings_join_to_the_text_and_leave_out_what_is_not_spoken(scenes) -> None:
+    spelled = vocabularies.spellings(scenes)
+    assert len(spelled) == scenes.vocab_size
+    assert spelled[:3] == ("", "", "") and not any(spelled[-scenes.extra_ids :])
+    text = "mirela bought a red coat"
+    assert "".join(spelled[token] for token in scenes.encode(text)) == "▁" + text.replace(" ", "▁")

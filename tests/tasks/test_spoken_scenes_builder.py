@@ -95,8 +95,9 @@ def test_the_configurations_for_users():
     }
     assert sizes == {
         "quickstart": (3000, 64, 200),
-        "full": (40_000, 500, 1000),
-        "drill": (24_000, 200, 200),
+        "full": (80_000, 500, 1000),
+        "drill": (60_000, 200, 200),
+        "claims": (1, 1, 500),
         "text": (120_000, 500, 1000),
         "tiny": (24, 8, 8),
     }

@@ -1,33 +1,18 @@
 """Evaluations in which the speech encoder's own transcript helps the language model, or stands in for the speech."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from slm_jax.data.retrieval import retrieve
 from slm_jax.data.vocabularies import Vocabulary
-from slm_jax.evaluation import DecodedEvaluation, Predict, make_ctc_predict
+from slm_jax.evaluation import DecodedEvaluation, Predict, make_ctc_predict, pack_rows
 from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
 
 Rewrite = Callable[[Batch, list[str]], Batch]
 """From a batch and the transcripts of its rows to the batch that the model answers."""
-
-
-def pack_rows(rows: Sequence[Sequence[int]], *, length: int) -> Int[Array, "B I"]:
-    """Token lists as rows, padded with zeros.
-
-    Raises:
-      ValueError: if a row is longer than `length`.
-    """
-    longest = max(map(len, rows))
-    if longest > length:
-        raise ValueError(
-            f"an instruction has {longest} tokens, more than the {length} of task_feature_lengths: raise its 'inputs'"
-        )
-    return jnp.array([[*row, *[0] * (length - len(row))] for row in rows], jnp.int32)
 
 
 def hear_first(answer: Predict, model: nn.Module, *, rewrite: Rewrite, vocabulary: Vocabulary) -> Predict:

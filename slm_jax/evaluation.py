@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from slm_jax.data import pipeline
@@ -82,6 +83,20 @@ def make_ctc_predict(speech_encoder: nn.Module) -> Predict:
         return ctc_greedy(frames.ctc_logits, frames.mask)[0]
 
     return jax.jit(predict)
+
+
+def pack_rows(rows: Sequence[Sequence[int]], *, length: int) -> Int[Array, "B I"]:
+    """Token lists as rows, padded with zeros.
+
+    Raises:
+      ValueError: if a row is longer than `length`.
+    """
+    longest = max(map(len, rows))
+    if longest > length:
+        raise ValueError(
+            f"an instruction has {longest} tokens, more than the {length} of task_feature_lengths: raise its 'inputs'"
+        )
+    return jnp.array([[*row, *[0] * (length - len(row))] for row in rows], jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,3 +178,26 @@ class CTCEvaluation(DecodedEvaluation):
     def predict(self, model: nn.Module) -> Predict:
         """Writes transcripts with `model`, a speech encoder or what has one."""
         return make_ctc_predict(getattr(model, "speech_encoder", model))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WordedEvaluation(DecodedEvaluation):
+    """Answers to the examples of a task under another wording of its instruction.
+
+    Attributes:
+      prompt: the instruction; `Prediction.inputs` still shows the task's.
+    """
+
+    prompt: str
+
+    def predict(self, model: nn.Module) -> Predict:
+        """Writes answers with `model`, a speech-and-language model."""
+        answer = super().predict(model)
+        row = [*self.vocabulary.encode(self.prompt), self.vocabulary.eos_id]
+        length = self.task_feature_lengths["inputs"]
+
+        def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
+            rows = pack_rows([row] * batch["encoder_input_tokens"].shape[0], length=length)
+            return answer(params, {**batch, "encoder_input_tokens": rows}, rng)
+
+        return predict

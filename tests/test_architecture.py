@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 80
 MEDIAN_FUNCTION_LINES = 15
 P90_FUNCTION_LINES = 45
 
-MAINS = ("train", "eval", "infer", "convert", "precompile", "launch", "doctor", "gin_utils")
+MAINS = ("train", "eval", "infer", "claims", "convert", "precompile", "launch", "doctor", "gin_utils")
 # What several mains share: they compose components, and are handed models.
 APPLICATIONS = ("cascade", "evaluation", "inference", "report")
 ANYTHING = None

@@ -1,4 +1,4 @@
-"""What CTC has heard, in the place of the speech and as a key to a catalogue."""
+"""What CTC has heard, in the place of the speech and as a key to a catalogue; other wordings of an instruction."""
 
 import flax.linen as nn
 import jax
@@ -8,6 +8,7 @@ import pytest
 
 from slm_jax import cascade, evaluation
 from slm_jax.cascade import CascadeEvaluation, RetrievalEvaluation
+from slm_jax.evaluation import WordedEvaluation
 from slm_jax.tasks.scenes import VOCABULARY
 
 LENGTHS = {"speech": 1600, "inputs": 24, "targets": 16}
@@ -73,3 +74,20 @@ def test_what_is_heard_reaches_the_language_model(batch, monkeypatch: pytest.Mon
     evaluated = CascadeEvaluation(**TASK)
     found = evaluated.predict(Model())({}, batch, jax.random.key(0))
     np.testing.assert_array_equal(found, evaluated.rewrite(batch, HEARD)["encoder_input_tokens"])
+
+
+def test_another_wording_stands_in_the_place_of_the_instruction(batch, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def answer(params, batch, rng):
+        seen.append(batch)
+        return batch["encoder_input_tokens"]
+
+    monkeypatch.setattr(evaluation, "make_predict", lambda *args, **kw: answer)
+    evaluated = WordedEvaluation(**TASK, prompt="type every word")
+    rows = evaluated.predict(Model())({}, batch, jax.random.key(0))
+    assert rows.shape == (2, 24)
+    assert {VOCABULARY.decode([int(i) for i in row if i > 1]) for row in rows} == {"type every word"}
+    assert seen[0]["speech"] is batch["speech"]
+    with pytest.raises(ValueError, match="tokens, more than the 24"):
+        WordedEvaluation(**TASK, prompt="type " * 30).predict(Model())({}, batch, jax.random.key(0))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -108,7 +108,7 @@ class CTCObjective:
         """The encoder's frames, with scores."""
         deterministic = "speech_encoder" not in training
         keys = dict(zip(RNG_STREAMS, jax.random.split(rng, len(RNG_STREAMS)), strict=True))
-        frames = self.speech_encoder.apply(
+        frames: Any = self.speech_encoder.apply(
             {"params": params["speech_encoder"]},
             batch["speech"],
             batch["speech_length"],

@@ -14,7 +14,8 @@ Batch = Mapping[str, jax.Array]
 
 speech [B, N] float32 and speech_length [B] int32 (samples), or speech_embeddings [B, S, D] and speech_mask [B, S]
 (what the reducer hands to the adapter), or neither (a text batch); encoder_input_tokens [B, I] (instruction, 0 pads);
-decoder_input_tokens, decoder_target_tokens [B, L] int32; decoder_loss_weights [B, L] float32.
+decoder_input_tokens, decoder_target_tokens [B, L] int32; decoder_loss_weights [B, L] float32. For distillation also
+teacher_input_tokens [B, P] int32 (transcript and instruction in writing, 0 pads).
 """
 
 PRNGKey = jax.Array

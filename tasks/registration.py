@@ -44,6 +44,8 @@ class Form(enum.Enum):
     """What stands before the instruction."""
 
     SPEECH = "speech"
+    TAUGHT = "taught"
+    """As SPEECH, and with `teacher_inputs`, the inputs of TEXT, for distillation."""
     TEXT = "text"
     """The transcript in place of the speech: the language model's own training."""
     TEXT_AMONG_SPEECH = "text_among_speech"
@@ -59,8 +61,8 @@ class TaskDefinition:
     Attributes:
       name: to register it under.
       source: gives `training` (see `slm_jax.data.sources`) and what `decode` needs.
-      decode: steps that end with `speech` (float32, 16 kHz) if the form is SPEECH, `transcript`, `targets` and the
-        template's fields. Runs before the cache.
+      decode: steps that end with `speech` (float32, 16 kHz) if the form is SPEECH or TAUGHT, `transcript`, `targets`
+        and the template's fields. Runs before the cache.
       template: the instruction; not needed for span corruption.
       vocabulary: the language model's.
       form: of the inputs.
@@ -91,8 +93,10 @@ class TaskDefinition:
         """Speech, unless the form has none, and tokens that end with the end-of-sequence id."""
         tokens = seqio.Feature(vocabulary=self.vocabulary, add_eos=True, dtype=tf.int32)
         features: dict[str, seqio.Feature] = {"inputs": tokens, "targets": tokens}
-        if self.form in (Form.SPEECH, Form.TEXT_AMONG_SPEECH):
+        if self.form in (Form.SPEECH, Form.TAUGHT, Form.TEXT_AMONG_SPEECH):
             features["speech"] = seqio.ContinuousFeature(dtype=tf.float32, rank=1)
+        if self.form is Form.TAUGHT:
+            features["teacher_inputs"] = tokens
         return features
 
     def _prompt(self) -> tuple[Preprocessor, ...]:
@@ -108,6 +112,8 @@ class TaskDefinition:
             return (span_corruption,)
         if self.form is Form.SPEECH:
             return (preprocessors.tokenize_speech_task,)
+        if self.form is Form.TAUGHT:
+            return (preprocessors.add_teacher_inputs, preprocessors.tokenize_speech_task)
         if self.form is Form.TEXT_AMONG_SPEECH:
             return (preprocessors.tokenize_text_task, preprocessors.add_empty_speech)
         return (preprocessors.tokenize_text_task,)

@@ -2,12 +2,13 @@
 
 One task for each family of instructions, named after the configuration of the dataset and the family:
 
-    scenes_<config>_<family>                    speech, then the instruction; config is quickstart, full or tiny
+    scenes_<config>_<family>                    speech, then the instruction; config is quickstart, full, claims or tiny
     scenes_text_<family>                        the transcript in place of speech, from the text configuration
-    scenes_tiny_text_<family>                   the same from the tiny configuration
+    scenes_<config>_text_<family>               the same from the configurations claims and tiny
     <any of these>_unseen_wording               with a wording of the instruction that is never trained on
     scenes_<config>_bias_<size>                 with another number of names in the list than 10: 1, 50, 100
     scenes_<config>_bias_<size>_without         with a list that lacks the name that is spoken
+    scenes_<config>_<family>_taught             with what a teacher reads, for distillation: families of scenes_<config>
     scenes_drill_transcribe                     words and names in random order; the speech encoder learns from them too
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
@@ -15,6 +16,8 @@ and the mixtures
 
     scenes_quickstart, scenes_tiny              transcribe and translate_de
     scenes_full                                 transcribe, translate_de and translate_es
+    scenes_quickstart_instructed                these and six more families
+    scenes_<config>_taught                      scenes_quickstart, scenes_tiny or scenes_full with what a teacher reads
     scenes_encoder                              transcribe of full and drill
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
 
@@ -31,24 +34,26 @@ from slm_jax.data.preprocessors import Wording
 from slm_jax.data.prompts import PromptTemplate
 from slm_jax.data.sources import TfdsSource
 from slm_jax.data.vocabularies import SCENES_MODEL, SCENES_SENTINELS
+from slm_jax.tasks.misheard import mishear_transcripts
 from slm_jax.tasks.name_lists import NameList, draw_names
 from slm_jax.tasks.registration import Form, TaskDefinition, metrics_for, register
 from slm_jax.tasks.spoken_scenes.builder import SpokenScenes
 from slm_jax.tasks.spoken_scenes.families import FAMILIES, FAMILY, Family
 
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
-SPEECH_CONFIGS = ("quickstart", "full", "tiny")
-TEXT_CONFIGS = ("text", "tiny")
+SPEECH_CONFIGS = ("quickstart", "full", "claims", "tiny")
+TEXT_CONFIGS = ("text", "claims", "tiny")
+SPOKEN = (Form.SPEECH, Form.TAUGHT)
 TEN_NAMES = NameList()
 LIST_SIZES = (1, 10, 50, 100)
-TRAINED_WORDINGS = 5
-"""Each family has more wordings than these; the rest is kept for evaluation."""
 
 SPEECH_MIXTURES = {
     "quickstart": ("transcribe", "translate_de"),
     "tiny": ("transcribe", "translate_de"),
     "full": ("transcribe", "translate_de", "translate_es"),
 }
+INSTRUCTED = ("transcribe", "translate_de", "question", "negation", "summary", "object", "place", "time")
+"""Families of a mixture that trains more instructions with speech."""
 TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}
 """Shares in the text mixtures; 1 for families that are not listed."""
 
@@ -58,9 +63,7 @@ VOCABULARY = seqio.SentencePieceVocabulary(str(SCENES_MODEL), extra_ids=SCENES_S
 
 def template_of(family: Family) -> PromptTemplate:
     """A family's wordings, trained and unseen."""
-    return PromptTemplate(
-        kind=family.name, trained=family.prompts[:TRAINED_WORDINGS], unseen=family.prompts[TRAINED_WORDINGS:]
-    )
+    return PromptTemplate(kind=family.name, trained=family.wordings.trained, unseen=family.wordings.unseen)
 
 
 def task_name(
@@ -72,10 +75,11 @@ def task_name(
     name_list: NameList = TEN_NAMES,
 ) -> str:
     """Name of a task; see the module."""
-    text = "" if form is Form.SPEECH or config == "text" else "text_"
+    text = "" if form in SPOKEN or config == "text" else "text_"
     size = "" if name_list == TEN_NAMES else f"_{name_list.size}"
     without = "" if name_list.with_name else "_without"
-    return f"scenes_{config}_{text}{family}{size}{without}" + ("_unseen_wording" if wording is Wording.UNSEEN else "")
+    ending = ("_unseen_wording" if wording is Wording.UNSEEN else "") + ("_taught" if form is Form.TAUGHT else "")
+    return f"scenes_{config}_{text}{family}{size}{without}{ending}"
 
 
 def _source(config: str) -> TfdsSource:
@@ -88,17 +92,19 @@ def _register_family(
 ) -> None:
     names = {"transcript": "text", "targets": family.feature} | {n: n for n in ("id", "training")}
     names |= {n: n for n in ("question", "name") if config != "drill"}
-    names |= {"speech": "speech"} if form is Form.SPEECH else {}
+    names |= {"speech": "speech"} if form in SPOKEN else {}
     template = template_of(family)
     decode = [functools.partial(preprocessors.rename_features, names=names)]
-    decode += [preprocessors.speech_from_integers] if form is Form.SPEECH else []
+    decode += [preprocessors.speech_from_integers] if form in SPOKEN else []
     listed = functools.partial(draw_names, name_list=name_list, written=form is Form.TEXT)
+    before_prompt = (listed,) if "names" in template.fields else ()
+    before_prompt += (mishear_transcripts,) if form is Form.TEXT else ()
     register(
         TaskDefinition(
             name=task_name(config, family.name, form=form, wording=wording, name_list=name_list),
             source=_source(config),
             decode=tuple(decode),
-            before_prompt=(listed,) if "names" in template.fields else (),
+            before_prompt=before_prompt,
             template=template,
             vocabulary=VOCABULARY,
             form=form,
@@ -131,6 +137,9 @@ def _register_tasks() -> None:
     for config, size, with_name in itertools.product(SPEECH_CONFIGS, LIST_SIZES, (True, False)):
         if (name_list := NameList(size, with_name)) != TEN_NAMES:
             _register_family(FAMILY["bias"], config, form=Form.SPEECH, name_list=name_list)
+    for config, families in SPEECH_MIXTURES.items():
+        for name in families:
+            _register_family(FAMILY[name], config, form=Form.TAUGHT)
     _register_family(FAMILY["transcribe"], "drill", form=Form.SPEECH)
     for config in TEXT_CONFIGS:
         _register_span_corruption(config)
@@ -139,6 +148,10 @@ def _register_tasks() -> None:
 def _register_mixtures() -> None:
     for config, families in SPEECH_MIXTURES.items():
         seqio.MixtureRegistry.add(f"scenes_{config}", [task_name(config, name) for name in families], default_rate=1.0)
+        taught = [task_name(config, name, form=Form.TAUGHT) for name in families]
+        seqio.MixtureRegistry.add(f"scenes_{config}_taught", taught, default_rate=1.0)
+    instructed = [task_name("quickstart", name) for name in INSTRUCTED]
+    seqio.MixtureRegistry.add("scenes_quickstart_instructed", instructed, default_rate=1.0)
     seqio.MixtureRegistry.add(
         "scenes_encoder", [task_name(c, "transcribe") for c in ("full", "drill")], default_rate=1.0
     )

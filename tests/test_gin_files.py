@@ -122,7 +122,7 @@ def test_a_model_file_builds_under_eval_shape(path: pathlib.Path, clean_gin: Non
     assert sum(trees.count(shapes["params"]).values()) > 0
 
 
-EXPERIMENTS = [path for path in FILES if path.parent.name == "experiments"]
+EXPERIMENTS = [path for path in FILES if path.relative_to(GIN).parts[0] == "experiments"]
 RUNS = [*EXPERIMENTS, GIN / "test" / "tiny.gin"]
 TASKS = [path for path in FILES if path.parent.name == "tasks" and "MIXTURE_OR_TASK_NAME =" in path.read_text()]
 

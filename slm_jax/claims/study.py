@@ -110,7 +110,8 @@ class Study:
 
     def listening_losses(self) -> dict[str, float]:
         """Loss a token of transcription with true, shuffled and no speech."""
-        objective = self.model.training.objective
+        training = self.model.training
+        objective = training.listening_objective or training.objective
         changes: dict[str, Callable[[Batch], Batch]] = {"true": dict, "shuffled": shuffle_speech, "no": remove_speech}
 
         @jax.jit

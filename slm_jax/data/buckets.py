@@ -13,6 +13,7 @@ Tensors = dict[str, tf.Tensor]
 _LENGTH_FROM = {
     "speech": "speech_length",
     "encoder_input_tokens": None,
+    "teacher_input_tokens": None,
     "decoder_target_tokens": "decoder_loss_weights",
 }
 """Arrays with a length of their own, and what tells it: a length, weights, or (None) the last id that is not 0."""
@@ -23,8 +24,8 @@ class Bucket:
     """One shape of batches.
 
     Attributes:
-      feature_lengths: the largest length of each task feature (speech in samples, inputs, targets), by the names of
-        TASK_FEATURE_LENGTHS.
+      feature_lengths: the largest length of each task feature (speech in samples, inputs, targets, teacher_inputs),
+        by the names of TASK_FEATURE_LENGTHS.
     """
 
     feature_lengths: Mapping[str, int]

@@ -1,5 +1,6 @@
 """From task features to the arrays a speech-and-language model is fed with."""
 
+import copy
 from collections.abc import Mapping
 
 import seqio
@@ -74,48 +75,61 @@ class TextToTextFeatureConverter(seqio.FeatureConverter):
 
 
 class SpeechToTextFeatureConverter(TextToTextFeatureConverter):
-    """`speech`, `inputs` and `targets` to padded arrays; see TextToTextFeatureConverter for the tokens.
+    """`speech`, `inputs`, `targets` and, where a task is taught, `teacher_inputs` to padded arrays.
 
-    With {"speech": 6, "inputs": 4, "targets": 5}:
+    See TextToTextFeatureConverter for the tokens. With {"speech": 6, "inputs": 4, "targets": 5, "teacher_inputs": 7}:
 
-        speech            [.1, -.2, .3, .4]
-        inputs, targets   as above
+        speech                  [.1, -.2, .3, .4]
+        inputs, targets         as above
+        teacher_inputs          [5, 6, 7, 8, 1]
 
-        speech            [.1, -.2, .3, .4, 0, 0]
-        speech_length     4
-        the tokens        as above
+        speech                  [.1, -.2, .3, .4, 0, 0]
+        speech_length           4
+        the tokens              as above
+        teacher_input_tokens    [5, 6, 7, 8, 1, 0, 0]
 
     A dataset without `speech` is a text task: the arrays are those of TextToTextFeatureConverter, and a length given
     for speech does not matter. In a mixture of both kinds the text tasks have empty speech
-    (`preprocessors.add_empty_speech`), so their rows have speech_length 0.
+    (`preprocessors.add_empty_speech`), so their rows have speech_length 0. A dataset without `teacher_inputs` has no
+    teacher_input_tokens, and a length given for them does not matter.
     """
 
-    TASK_FEATURES = TextToTextFeatureConverter.TASK_FEATURES | {"speech": FeatureSpec(dtype=tf.float32)}
+    TASK_FEATURES = TextToTextFeatureConverter.TASK_FEATURES | {
+        "speech": FeatureSpec(dtype=tf.float32),
+        "teacher_inputs": FeatureSpec(dtype=tf.int32),
+    }
     MODEL_FEATURES = TextToTextFeatureConverter.MODEL_FEATURES | {
         "speech": FeatureSpec(dtype=tf.float32),
         "speech_length": FeatureSpec(dtype=tf.int32, rank=0),
+        "teacher_input_tokens": FeatureSpec(dtype=tf.int32),
     }
 
     def __call__(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
         """The dataset of model features."""
-        if "speech" in ds.element_spec:
-            return super().__call__(ds, task_feature_lengths)
-        lengths = {name: length for name, length in task_feature_lengths.items() if name != "speech"}
-        return TextToTextFeatureConverter(decoder_start_id=self.bos_id)(ds, lengths)
+        absent = {"speech", "teacher_inputs"} - set(ds.element_spec)
+        lengths = {name: length for name, length in task_feature_lengths.items() if name not in absent}
+        fitting = copy.copy(self)  # SeqIO asks a converter for all features that it names
+        fitting.TASK_FEATURES = {name: spec for name, spec in self.TASK_FEATURES.items() if name not in absent}
+        fitting.MODEL_FEATURES = {name: self.MODEL_FEATURES[name] for name in self.get_model_feature_lengths(lengths)}
+        return super(SpeechToTextFeatureConverter, fitting).__call__(ds, lengths)
 
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> dict[str, int]:
         """Lengths of the model's arrays; 1 stands for the scalar speech_length."""
-        tokens = super().get_model_feature_lengths(task_feature_lengths)
-        if "speech" not in task_feature_lengths:
-            return tokens
-        return tokens | {"speech": task_feature_lengths["speech"], "speech_length": 1}
+        lengths = super().get_model_feature_lengths(task_feature_lengths)
+        if "speech" in task_feature_lengths:
+            lengths |= {"speech": task_feature_lengths["speech"], "speech_length": 1}
+        if "teacher_inputs" in task_feature_lengths:
+            lengths |= {"teacher_input_tokens": task_feature_lengths["teacher_inputs"]}
+        return lengths
 
     def convert_example(self, example: Tensors, lengths: Mapping[str, int]) -> Tensors:
         """One example's arrays; see the class."""
-        return super().convert_example(example, lengths) | {
-            "speech": pad(example["speech"], lengths["speech"]),
-            "speech_length": tf.size(example["speech"]),
-        }
+        arrays = super().convert_example(example, lengths)
+        if "speech" in lengths:
+            arrays |= {"speech": pad(example["speech"], lengths["speech"]), "speech_length": tf.size(example["speech"])}
+        if "teacher_inputs" in lengths:
+            arrays |= {"teacher_input_tokens": pad(example["teacher_inputs"], lengths["teacher_inputs"])}
+        return arrays
 
 
 def pad(values: tf.Tensor, length: int) -> tf.Tensor:

@@ -106,7 +106,8 @@ class BatchIterator(Iterator[HostBatch]):
         return {name: fill_rows(value, self._batch_size)[self._rows] for name, value in batch.items()}
 
     def _count_unknown(self, batch: HostBatch) -> None:
-        for name in ("encoder_input_tokens", "decoder_target_tokens"):
+        names = {"encoder_input_tokens", "decoder_target_tokens", "teacher_input_tokens"}
+        for name in sorted(names & set(batch)):
             count = int(np.count_nonzero(batch[name] == self._unknown_id))
             if count and not self.unknown[name]:
                 logging.warning("Batch %d: %s have characters that the vocabulary lacks.", self.position, name)
@@ -136,7 +137,8 @@ def train_batches(
 
     Args:
       mixture_or_task: a registered name, or the thing itself.
-      task_feature_lengths: the largest length of speech (samples), inputs and targets (tokens).
+      task_feature_lengths: the largest length of speech (samples), inputs, targets and, of tasks with a teacher,
+        teacher_inputs (tokens).
       batch_size: rows of the global batch.
       seed: decides the order of examples, their prompts and any other randomness.
       split: of the task; of prepared TensorFlow Datasets also a slice, such as 'train[:10%]'.
@@ -211,7 +213,7 @@ def eval_texts(
 def batch_shapes(
     *, task_feature_lengths: Mapping[str, int], batch_size: int, converter: seqio.FeatureConverter | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a global batch of the full lengths, without reading data; no speech lengths, no speech."""
+    """Shapes and types of a global batch of the full lengths, without reading data; no length, no feature."""
     converter = converter or SpeechToTextFeatureConverter()
     lengths = converter.get_model_feature_lengths(task_feature_lengths)
     specs = {name: converter.MODEL_FEATURES[name] for name in lengths}

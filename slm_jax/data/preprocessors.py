@@ -7,6 +7,7 @@ A task is a list of these. The usual order, and where the cache goes (docs of `s
     CacheDatasetPlaceholder: what is above runs once per example, what is below in every epoch
     prompt            attach_prompt: `inputs` is the instruction
     tokens            tokenize_speech_task or tokenize_text_task: `inputs` and `targets` end with the end-of-sequence id
+                      (add_teacher_inputs before the former, where a speech task is taught)
 """
 
 import enum
@@ -161,6 +162,23 @@ def tokenize_text_task(example: Example, output_features: Features) -> Example:
     return example | _tokens(
         example["inputs"], example["targets"], prefix=example["transcript"], features=output_features
     )
+
+
+@seqio.map_over_dataset
+def add_teacher_inputs(example: Example, output_features: Features) -> Example:
+    """`teacher_inputs`: the ids that tokenize_text_task would make `inputs` of, for whoever teaches a speech task.
+
+        speech task   speech "red ball"     inputs [Write it] eos
+        text task                           inputs [red ball] [Write it] eos
+        taught task   speech "red ball"     inputs [Write it] eos     teacher_inputs [red ball] [Write it] eos
+
+    Raises:
+      ValueError: the example has no `transcript`.
+    """
+    if "transcript" not in example:
+        raise ValueError(f"A taught speech task needs a `transcript`; the example has {sorted(example)}")
+    written = _tokens(example["inputs"], example["targets"], prefix=example["transcript"], features=output_features)
+    return example | {"teacher_inputs": written["inputs"]}
 
 
 def _tokens(inputs: tf.Tensor, targets: tf.Tensor, *, prefix: tf.Tensor | None, features: Features) -> Example:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 import flax.linen as nn
 import jax.numpy as jnp
 
+from slm_jax.layers.enums import resolve_enums
 from slm_jax.layers.masks import concatenate_left
 from slm_jax.models.interfaces import (
     METRICS,
@@ -36,14 +37,18 @@ class SpeechLanguageModel(nn.Module):
       speech_encoder: waveforms to frames; None in a model of text or of cached features.
       reducer: fewer frames; None keeps all.
       adapter: frames to vectors of the language model's width, often fewer.
-      order: whether speech or instruction comes first in the prefix.
+      order: whether speech or instruction comes first in the prefix, or its value ("speech_first").
     """
 
     lm: LanguageModel
     speech_encoder: SpeechEncoder | None = None
     reducer: FrameReducer | None = None
     adapter: Adapter | None = None
-    order: PrefixOrder = PrefixOrder.SPEECH_FIRST
+    order: PrefixOrder | str = PrefixOrder.SPEECH_FIRST
+
+    def __post_init__(self) -> None:
+        resolve_enums(self)
+        super().__post_init__()
 
     def encode_speech(self, batch: Batch, *, training: Collection[str] = ()) -> EncoderOutput:
         """Reduced frames of the batch's speech, before the adapter."""
@@ -71,19 +76,19 @@ class SpeechLanguageModel(nn.Module):
                 "The batch has speech, but the model has no adapter: configure SpeechLanguageModel.adapter."
             )
         frames = self.encode_speech(batch, training=training)
-        self._count_dropped(frames)
+        if frames.dropped is not None:  # what the reducer had no room for
+            self._tell("dropped_frames", frames.dropped.sum(), frames.dropped.sum() + frames.mask.sum())
         adapted = self.adapter(frames, self.lm.embed, deterministic="adapter" not in training)
+        self._tell("speech_vectors", adapted.mask.sum(), adapted.mask.any(axis=1).sum())
         speech, speech_length = adapted.embeddings.astype(instruction.dtype), jnp.sum(adapted.mask, axis=1)
         if self.order is PrefixOrder.INSTRUCTION_FIRST:
             return concatenate_left(instruction, instruction_length, speech, speech_length)
         return concatenate_left(speech, speech_length, instruction, instruction_length)
 
-    def _count_dropped(self, frames: EncoderOutput) -> None:
-        """Puts what the reducer had no room for into the collection METRICS, as a sum and its weight."""
-        if frames.dropped is not None:
-            dropped = frames.dropped.sum().astype(jnp.float32)
-            pair = dropped, dropped + frames.mask.sum()
-            self.sow(METRICS, "dropped_frames", pair, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+    def _tell(self, name: str, total: Int[Array, ""], weight: Int[Array, ""]) -> None:
+        """Puts a sum and its weight into the collection METRICS."""
+        pair = total.astype(jnp.float32), weight.astype(jnp.float32)
+        self.sow(METRICS, name, pair, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
     def __call__(self, batch: Batch, *, training: Collection[str] = ()) -> Float[Array, "B L E"]:
         """Hidden states over the targets, by teacher forcing.

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from slm_jax.models.interfaces import METRICS, LossOutput
+from slm_jax.training.chunks import LogitsFn
 from slm_jax.training.cross_entropy import chunked_cross_entropy
-from slm_jax.typing import Batch, PRNGKey, PyTree
+from slm_jax.typing import Array, Batch, Float, PRNGKey, PyTree
 
 RNG_STREAMS = ("dropout", "specaugment", "discard")
 
@@ -33,24 +34,13 @@ class TeacherForcing:
 
     def init(self, rng: PRNGKey, batch: Batch) -> PyTree:
         """Random boxed parameters of every component that the batch uses."""
-
-        def forward(model: Any, batch: Batch) -> jax.Array:
-            return model.logits(model(batch))
-
-        keys = dict(zip(("params", *RNG_STREAMS), jax.random.split(rng, 1 + len(RNG_STREAMS)), strict=True))
-        return self.model.init(keys, batch, method=forward)["params"]
+        return init_parameters(self.model, rng, batch)
 
     def loss(self, params: PyTree, batch: Batch, *, rng: PRNGKey, training: Collection[str] = ()) -> LossOutput:
         """Sums over the batch's target tokens."""
-        keys = dict(zip(RNG_STREAMS, jax.random.split(rng, len(RNG_STREAMS)), strict=True)) if training else {}
-        hidden, told = self.model.apply({"params": params}, batch, training=training, rngs=keys, mutable=[METRICS])
-
-        def logits(head: PyTree, hidden: jax.Array) -> jax.Array:
-            scores: Any = self.model.apply({"params": {"lm": head}}, hidden, method="logits")
-            return scores
-
+        hidden, told = hidden_states(self.model, params, batch, rng=rng, training=training)
         loss, sums = chunked_cross_entropy(
-            logits,
+            output_head(self.model),
             params["lm"],
             hidden,
             batch["decoder_target_tokens"],
@@ -59,8 +49,36 @@ class TeacherForcing:
             label_smoothing=self.label_smoothing,
             chunk_tokens=self.chunk_tokens,
         )
-        metrics = {"nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight), **told.get(METRICS, {})}
-        return LossOutput(loss=loss, weight=sums.weight, metrics=metrics)
+        return LossOutput(loss=loss, weight=sums.weight, metrics=sums.metrics() | told)
+
+
+def init_parameters(model: nn.Module, rng: PRNGKey, batch: Batch) -> PyTree:
+    """Random boxed parameters of every component of a speech-and-language model that the batch uses."""
+
+    def forward(model: Any, batch: Batch) -> jax.Array:
+        return model.logits(model(batch))
+
+    keys = dict(zip(("params", *RNG_STREAMS), jax.random.split(rng, 1 + len(RNG_STREAMS)), strict=True))
+    return model.init(keys, batch, method=forward)["params"]
+
+
+def hidden_states(
+    model: nn.Module, params: PyTree, batch: Batch, *, rng: PRNGKey, training: Collection[str] = ()
+) -> tuple[Float[Array, "B L E"], dict[str, Any]]:
+    """The language model's hidden states over the targets, and the model's own METRICS by name."""
+    keys = dict(zip(RNG_STREAMS, jax.random.split(rng, len(RNG_STREAMS)), strict=True)) if training else {}
+    hidden, told = model.apply({"params": params}, batch, training=training, rngs=keys, mutable=[METRICS])
+    return hidden, told.get(METRICS, {})
+
+
+def output_head(model: nn.Module) -> LogitsFn:
+    """The model's `logits` as a function of the language model's parameters and hidden states."""
+
+    def logits(lm_params: PyTree, hidden: jax.Array) -> jax.Array:
+        scores: Any = model.apply({"params": {"lm": lm_params}}, hidden, method="logits")
+        return scores
+
+    return logits
 
 
 def shuffle_speech(batch: Batch) -> Batch:

@@ -62,6 +62,7 @@ class Training:
       checkpoint_period: steps between two checkpoints; 0 for one at the end.
       keep_checkpoints: how many of the latest stay.
       listening_batches: called without arguments, gives the batches of the teacher-forced evaluation; None for none.
+      listening_objective: what they are measured by, where that is not `objective`.
       listening_period: steps between two of them; 0 for one at the end.
       evaluations: decoded evaluations after the last step, by name.
       evaluations_before: names of those that are also done before the first step.
@@ -91,6 +92,7 @@ class Training:
     checkpoint_period: int = 0
     keep_checkpoints: int = 2
     listening_batches: Callable[..., Batches] | None = None
+    listening_objective: Objective | None = None
     listening_period: int = 0
     evaluations: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
     evaluations_before: Sequence[str] = ()
@@ -147,7 +149,8 @@ class _Run:
         self.components = freezing.trainable_components(training.trainable, trees.flatten(nn.unbox(self.boxed)))
         self.checkpoints = checkpoints.Checkpoints(self.model_dir / checkpoints.FOLDER, keep=training.keep_checkpoints)
         self.predict = {name: evaluation.predict(self.model) for name, evaluation in training.evaluations.items()}
-        self.evaluate_step = jax.jit(EvalStep(objective=training.objective, variants=VARIANTS))
+        listening = training.listening_objective or training.objective
+        self.evaluate_step = jax.jit(EvalStep(objective=listening, variants=VARIANTS))
 
     @property
     def model(self) -> nn.Module:

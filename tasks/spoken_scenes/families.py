@@ -11,7 +11,7 @@ from collections.abc import Callable
 from slm_jax.tasks.spoken_scenes import english, german, questions, spanish
 from slm_jax.tasks.spoken_scenes import lexicon as words
 from slm_jax.tasks.spoken_scenes.grammar import Determiner, NounPhrase, Participant, Scene, agreement
-from slm_jax.tasks.spoken_scenes.instructions import PROMPTS
+from slm_jax.tasks.spoken_scenes.instructions import WORDINGS, Wordings
 from slm_jax.tasks.spoken_scenes.lexicon import Agreement, Pattern, Tense
 
 
@@ -22,14 +22,13 @@ class Family:
     Attributes:
       name: what it is called in mixtures and metrics.
       feature: the dataset feature that holds its target.
-      prompts: wordings of the instruction; "{question}" and "{names}" stand for the example's question and for a list
-        of names.
+      wordings: of the instruction; "{question}" and "{names}" stand for the example's question and for a list of names.
       target: the expected answer to a scene.
     """
 
     name: str
     feature: str
-    prompts: tuple[str, ...]
+    wordings: Wordings
     target: Callable[[Scene], str]
 
 
@@ -263,7 +262,7 @@ _TARGETS: tuple[tuple[str, str, Callable[[Scene], str]], ...] = (
 )
 
 FAMILIES: tuple[Family, ...] = tuple(
-    Family(name=name, feature=feature, prompts=PROMPTS[name], target=target) for name, feature, target in _TARGETS
+    Family(name=name, feature=feature, wordings=WORDINGS[name], target=target) for name, feature, target in _TARGETS
 )
 FAMILY = {family.name: family for family in FAMILIES}
 TARGET_FEATURES: tuple[str, ...] = tuple(dict.fromkeys(family.feature for family in FAMILIES))

@@ -1,7 +1,14 @@
-"""Names as a listener mishears them: letters of similar sounds take each other's places."""
+"""Transcripts as a listener mishears them: letters of names and whole words give way to similar ones."""
 
+import functools
+import itertools
 import random
 
+import numpy as np
+from rapidfuzz import fuzz, process
+
+from slm_jax.tasks.spoken_scenes import names as names_lib
+from slm_jax.tasks.spoken_scenes.corpus import Split, sentences
 from slm_jax.tasks.spoken_scenes.pronunciation import syllables
 
 _ALIKE = {
@@ -30,6 +37,12 @@ _CLOSING = {"l": "rn", "n": "lr", "r": "ls", "s": "nl"}
 _CHANGES = (1, 1, 1, 2, 2, 3)
 _LOST_SHARE = 0.05
 
+_SAMPLED_SENTENCES = 6000
+_NEIGHBOURS = 6
+_REPLACED_SHARE = 0.8
+_ARTICLES = frozenset({"a", "an", "the"})
+"""Nothing in a sentence tells which one was said, so nothing could be learned from a wrong one."""
+
 
 def mishear(name: str, *, rng: random.Random) -> str:
     """The name with one to three letters changed to similar ones; now and then a syllable is lost as well.
@@ -49,3 +62,33 @@ def mishear(name: str, *, rng: random.Random) -> str:
         syllable = parts[part]
         parts[part] = syllable[:place] + rng.choice(alike[syllable[place]]) + syllable[place + 1 :]
     return "".join(parts)
+
+
+@functools.cache
+def neighbours() -> dict[str, tuple[str, ...]]:
+    """English words of the scenes, each with those that are spelled most like it, the likest first."""
+    names = {*names_lib.TRAIN_NAMES, *names_lib.HELD_OUT_NAMES}
+    scenes = itertools.islice(sentences(Split.TRAIN), _SAMPLED_SENTENCES)
+    words = sorted({word for text, _ in scenes for word in text.split()} - names - _ARTICLES)
+    alike = process.cdist(words, words, scorer=fuzz.ratio)
+    np.fill_diagonal(alike, -1)
+    nearest = np.argsort(-alike, axis=1, kind="stable")[:, :_NEIGHBOURS]
+    return {word: tuple(words[i] for i in row) for word, row in zip(words, nearest, strict=True)}
+
+
+def mishear_words(transcript: str, *, rng: random.Random) -> str:
+    """The transcript with one or two ordinary words taken for similar ones, or with a syllable behind them.
+
+    Names and articles stay as they are. No word is lost: a language model would learn to make words up.
+
+    >>> mishear_words("the doctor bought a coat", rng=random.Random(1))
+    'the doctor bought a coatvo'
+    """
+    words = transcript.split()
+    ordinary = [place for place, word in enumerate(words) if word in neighbours()]
+    for place in rng.sample(ordinary, min(rng.choice((1, 1, 2)), len(ordinary))):
+        if rng.random() < _REPLACED_SHARE:
+            words[place] = rng.choice(neighbours()[words[place]])
+        else:
+            words[place] += rng.choice(syllables(rng.choice(names_lib.TRAIN_NAMES)))
+    return " ".join(words)

@@ -28,6 +28,173 @@ SentencePiece takes only strings of two different words at least for pieces: "ne
 LETTERS = string.ascii_letters + string.digits + "äöüßÄÖÜáéíóúñÁÉÍÓÚÑ¿¡.,;:!?'\"()-"
 """Characters that are pieces even where the corpus lacks them, for text of the user's own."""
 
+INSTRUCTIONS: dict[str, tuple[str, ...]] = {
+    "transcribe": (
+        "transcribe the speech",
+        "write down what is said",
+        "what does the speaker say",
+        "give the transcript",
+        "recognize the speech",
+        "type the words you hear",
+    ),
+    "bias": (
+        "transcribe the speech these names may occur {names}",
+        "write down what is said names to expect {names}",
+        "give the transcript possible names are {names}",
+        "recognize the speech with the name list {names}",
+        "type the words you hear one of these names may be in it {names}",
+        "transcribe with these names in mind {names}",
+    ),
+    "translate_de": (
+        "translate the speech into german",
+        "say it in german",
+        "give a german translation",
+        "what is it in german",
+        "write the german for what you hear",
+        "put the sentence into german",
+    ),
+    "translate_es": (
+        "translate the speech into spanish",
+        "say it in spanish",
+        "give a spanish translation",
+        "what is it in spanish",
+        "write the spanish for what you hear",
+        "put the sentence into spanish",
+    ),
+    "question": (
+        "answer the question {question}",
+        "{question}",
+        "listen and answer {question}",
+        "please tell me {question}",
+        "question {question} answer",
+        "i would like to know {question}",
+    ),
+    "continuation": (
+        "continue the story",
+        "what happens next",
+        "say the next sentence",
+        "go on from what is said",
+        "write what follows",
+        "how does it go on",
+    ),
+    "reply": (
+        "reply to the speaker",
+        "answer the speaker",
+        "what would you say back",
+        "respond to what is said",
+        "give a friendly reply",
+        "continue the dialog",
+    ),
+    "tense": (
+        "change the tense",
+        "swap past and present",
+        "put it in the other tense",
+        "rewrite the sentence with the tense changed",
+        "turn past into present or present into past",
+        "switch the tense of the sentence",
+    ),
+    "negation": (
+        "negate the sentence",
+        "say that it is not so",
+        "deny what is said",
+        "make the sentence negative",
+        "put a not into the sentence",
+        "rewrite it as a negation",
+    ),
+    "summary": (
+        "summarize the speech",
+        "give the gist",
+        "say it in short",
+        "give a short summary",
+        "shorten the sentence",
+        "leave out the details",
+    ),
+    "number": (
+        "swap singular and plural",
+        "change the number of the object",
+        "turn one into many or many into one",
+        "rewrite with singular and plural exchanged",
+        "put the noun in the other number",
+        "switch between singular and plural",
+    ),
+    "opposite": (
+        "use the opposite adjectives",
+        "replace each adjective by its opposite",
+        "say it with opposite adjectives",
+        "turn the adjectives around",
+        "rewrite with the opposite adjective",
+        "swap the adjectives for their opposites",
+    ),
+    "place": (
+        "name the place",
+        "which place is mentioned",
+        "where is it",
+        "tell me the place only",
+        "extract the location",
+        "what is the location",
+    ),
+    "time": (
+        "name the time",
+        "which time is mentioned",
+        "when is it",
+        "tell me the time only",
+        "extract the time expression",
+        "what is the time given",
+    ),
+    "object": (
+        "name the object",
+        "what is the object of the sentence",
+        "tell me the object only",
+        "extract the direct object",
+        "which object is mentioned",
+        "give the object",
+    ),
+    "subject": (
+        "name the subject",
+        "what is the subject of the sentence",
+        "tell me the subject only",
+        "extract the subject",
+        "who or what is it about",
+        "give the subject",
+    ),
+    "name": (
+        "which name is mentioned",
+        "name the person by name",
+        "tell me the proper name",
+        "extract the name",
+        "is there a name and which",
+        "give the name you hear",
+    ),
+    "category": (
+        "what is the topic",
+        "name the topic",
+        "which category is it",
+        "classify the sentence by topic",
+        "what is the sentence about",
+        "give the category",
+    ),
+    "sentiment": (
+        "is it positive negative or neutral",
+        "what is the sentiment",
+        "classify the sentiment",
+        "how does the sentence feel",
+        "name the mood of the sentence",
+        "judge the feeling of what is said",
+    ),
+    "word_count": (
+        "count the words",
+        "how many words are there",
+        "how many words do you hear",
+        "tell me the number of words",
+        "give the word count",
+        "how long is the sentence in words",
+    ),
+}
+"""Instructions of the corpus, by family.
+
+Not `instructions.WORDINGS`: new wordings must not change the vocabulary, on whose ids models were trained.
+"""
+
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 _VOWELS = "aeiouy"
 
@@ -60,7 +227,7 @@ def lines(num_scenes: int) -> Iterator[str]:
         family = rng.choice(families.FAMILIES)
         names = " ".join(invented_names(rng, 4))
         yield from (targets["text"], targets["text_de"], targets["text_es"], targets[family.feature])
-        yield rng.choice(family.prompts).format(question=targets["question"], names=names)
+        yield rng.choice(INSTRUCTIONS[family.name]).format(question=targets["question"], names=names)
 
 
 def train(*, num_scenes: int = NUM_SCENES, num_pieces: int = NUM_PIECES) -> bytes:

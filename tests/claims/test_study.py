@@ -13,6 +13,7 @@ from slm_jax.claims import study as study_lib
 from slm_jax.claims.study import LIST_TOKENS, Study
 from slm_jax.evaluation import CTCEvaluation, DecodedEvaluation, Evaluated, Prediction, WordedEvaluation
 from slm_jax.tasks.spoken_scenes.names import CATALOGUE
+from slm_jax.training.distillation import Distillation
 
 
 @pytest.fixture
@@ -109,6 +110,12 @@ def test_losses_with_and_without_the_speech(study, batches):
     losses = study.listening_losses()
     assert set(losses) == {"true", "shuffled", "no"}
     assert len({round(loss, 5) for loss in losses.values()}) == 3
+    training = study.model.training
+    distilled = dataclasses.replace(
+        training, objective=Distillation(model=training.objective.model), listening_objective=training.objective
+    )
+    study.model = dataclasses.replace(study.model, training=distilled)
+    assert study.listening_losses() == losses
 
 
 def test_sizes(study):

@@ -7,6 +7,7 @@ import tensorflow as tf
 from slm_jax.data.feature_converter import SpeechToTextFeatureConverter, TextToTextFeatureConverter
 
 LENGTHS = {"speech": 6, "inputs": 4, "targets": 5}
+TAUGHT_LENGTHS = LENGTHS | {"teacher_inputs": 7}
 TOKENS = {"inputs": [7, 8, 1], "targets": [3, 9, 4, 1]}
 CONVERTED_TOKENS = {
     "encoder_input_tokens": [7, 8, 1, 0],
@@ -17,8 +18,7 @@ CONVERTED_TOKENS = {
 
 
 def dataset(*examples: dict) -> tf.data.Dataset:
-    dtypes = {"speech": tf.float32, "inputs": tf.int32, "targets": tf.int32}
-    signature = {name: tf.TensorSpec([None], dtypes[name]) for name in examples[0]}
+    signature = {n: tf.TensorSpec([None], tf.float32 if n == "speech" else tf.int32) for n in examples[0]}
     return tf.data.Dataset.from_generator(lambda: iter(examples), output_signature=signature)
 
 
@@ -35,8 +35,23 @@ def test_the_drawn_speech_example() -> None:
         np.testing.assert_allclose(row[name], value, atol=1e-7, err_msg=name)
 
 
+def test_the_drawn_taught_example() -> None:
+    (row,) = convert({"speech": [0.5], "teacher_inputs": [5, 6, 7, 8, 1], **TOKENS}, lengths=TAUGHT_LENGTHS)
+    assert set(row) == {*CONVERTED_TOKENS, "speech", "speech_length", "teacher_input_tokens"}
+    for name, value in (CONVERTED_TOKENS | {"teacher_input_tokens": [5, 6, 7, 8, 1, 0, 0]}).items():
+        np.testing.assert_array_equal(row[name], value, err_msg=name)
+
+
+def test_without_a_teacher_a_length_for_it_does_not_matter() -> None:
+    example = {"speech": [0.5], **TOKENS}
+    (row,), (expected,) = convert(example, lengths=TAUGHT_LENGTHS), convert(example)
+    assert set(row) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(row[name], value, err_msg=name)
+
+
 def test_types() -> None:
-    (row,) = convert({"speech": [0.5], **TOKENS})
+    (row,) = convert({"speech": [0.5], "teacher_inputs": [1], **TOKENS}, lengths=TAUGHT_LENGTHS)
     types = {name: np.asarray(value).dtype for name, value in row.items()}
     floats = {"speech", "decoder_loss_weights"}
     assert types == {name: np.float32 if name in floats else np.int32 for name in row}
@@ -74,12 +89,12 @@ def test_empty_targets() -> None:
     assert not row["decoder_loss_weights"].any()
 
 
-@pytest.mark.parametrize("name", ["speech", "inputs", "targets"])
+@pytest.mark.parametrize("name", ["speech", "inputs", "targets", "teacher_inputs"])
 def test_nothing_is_cut(name: str) -> None:
-    example = {"speech": [0.5], **TOKENS}
-    example[name] = list(range(1, LENGTHS[name] + 2))
+    example = {"speech": [0.5], "teacher_inputs": [1], **TOKENS}
+    example[name] = list(range(1, TAUGHT_LENGTHS[name] + 2))
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name}\\\\?' has length not less"):
-        convert(example)
+        convert(example, lengths=TAUGHT_LENGTHS)
 
 
 @pytest.mark.parametrize("options", [{"pack": True}, {"use_custom_packing_ops": True}])
@@ -92,3 +107,8 @@ def test_packing_is_refused(converter: type, options: dict) -> None:
 def test_a_speech_task_needs_a_length_for_speech() -> None:
     with pytest.raises(ValueError, match="missing features specified in the TASK_FEATURES: {'speech'}"):
         convert({"speech": [0.5], **TOKENS}, lengths={"inputs": 4, "targets": 5})
+
+
+def test_a_taught_task_needs_a_length_for_the_teacher() -> None:
+    with pytest.raises(ValueError, match="missing features specified in the TASK_FEATURES: {'teacher_inputs'}"):
+        convert({"speech": [0.5], "teacher_inputs": [1], **TOKENS})

@@ -34,8 +34,10 @@ def examples(split: str, shuffle_files: bool, seed: int | None = None) -> tf.dat
     return ds.map(make)
 
 
-def add_task(name: str, preprocessors: tuple = (), *, speech: bool = True) -> None:
-    features = {"inputs": FEATURE, "targets": FEATURE}
+def add_task(
+    name: str, preprocessors: tuple = (), *, speech: bool = True, tokens: tuple = ("inputs", "targets")
+) -> None:
+    features = dict.fromkeys(tokens, FEATURE)
     seqio.TaskRegistry.add(
         name,
         source=seqio.FunctionDataSource(examples, splits=("train", "test")),
@@ -50,6 +52,13 @@ def without_speech(example: dict) -> dict:
 
 
 @seqio.map_over_dataset
+def with_teacher(example: dict) -> dict:
+    """One to five ids of the target's number, and one that the vocabulary does not know."""
+    number = example["targets"][0]
+    return example | {"teacher_inputs": tf.concat([tf.fill([number % 5 + 1], number), [FEATURE.vocabulary.unk_id]], 0)}
+
+
+@seqio.map_over_dataset
 def with_unknown_target(example: dict) -> dict:
     return example | {"targets": tf.constant([FEATURE.vocabulary.unk_id, 1])}
 
@@ -61,6 +70,7 @@ def registered():
     add_task("pipeline_odd", (with_unknown_target,))
     add_task("pipeline_written", (without_speech,), speech=False)
     add_task("pipeline_written_among_spoken", (without_speech, add_empty_speech))
+    add_task("pipeline_taught", (with_teacher,), tokens=("inputs", "targets", "teacher_inputs"))
     seqio.MixtureRegistry.add("pipeline_mixture", ["pipeline_spoken", "pipeline_spoken_too"], default_rate=1.0)
     seqio.MixtureRegistry.add("pipeline_both", ["pipeline_spoken", "pipeline_written_among_spoken"], default_rate=1.0)
     yield
@@ -248,6 +258,31 @@ def test_too_long_examples_are_dropped_and_counted_if_asked() -> None:
     assert batches.dropped == collections.Counter(speech=5)
     found = eval_texts("pipeline_spoken", split="test", **options)
     assert [text["targets"] for text in found] == [f"targets {i}" for i in range(5)]
+
+
+TAUGHT_LENGTHS = LENGTHS | {"teacher_inputs": 6}
+
+
+def test_what_a_teacher_reads_decides_the_bucket_too() -> None:
+    buckets = (Bucket(LENGTHS | {"teacher_inputs": 3}), Bucket(TAUGHT_LENGTHS))
+    batches = train("pipeline_taught", task_feature_lengths=TAUGHT_LENGTHS, buckets=buckets)
+    widths = set()
+    for batch in take(batches, 12):
+        taught, number = batch["teacher_input_tokens"], batch["decoder_target_tokens"][:, 0]
+        np.testing.assert_array_equal(np.count_nonzero(taught, axis=1), number % 5 + 2)
+        widths |= {(taught.shape[1], bool(short)) for short in number % 5 + 2 <= 3}
+    assert widths == {(3, True), (6, False)}
+    assert 0 < batches.padding_ratio()["teacher_input_tokens"] < 0.5
+    known = batch_shapes(task_feature_lengths=TAUGHT_LENGTHS, batch_size=4)
+    assert known.keys() == batch.keys() and known["teacher_input_tokens"].shape == (4, 6)
+
+
+def test_what_a_teacher_reads_is_checked_for_length_and_unknown_pieces() -> None:
+    batches = evaluate("pipeline_taught", task_feature_lengths=TAUGHT_LENGTHS)
+    list(batches)
+    assert batches.unknown == {"teacher_input_tokens": 10}
+    with pytest.raises(ValueError, match="teacher_inputs of length 6, but TASK_FEATURE_LENGTHS allows 5"):
+        list(evaluate("pipeline_taught", task_feature_lengths=LENGTHS | {"teacher_inputs": 5}))
 
 
 def test_unknown_pieces_are_counted() -> None:

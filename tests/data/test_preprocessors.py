@@ -104,6 +104,23 @@ def test_the_instruction_has_the_same_ids_after_speech_and_after_text() -> None:
     assert written["inputs_pretokenized"] == b"red ball Write it"
 
 
+def test_a_teacher_reads_what_the_text_task_has_as_inputs() -> None:
+    ds = dataset(inputs="Write it", targets="rot", transcript="red ball")
+    written = only(preprocessors.tokenize_text_task(ds, output_features=FEATURES))
+    spoken = only(preprocessors.tokenize_speech_task(ds, output_features=FEATURES))
+    taught = preprocessors.add_teacher_inputs(ds, output_features=FEATURES)
+    taught = only(preprocessors.tokenize_speech_task(taught, output_features=FEATURES))
+    np.testing.assert_array_equal(taught.pop("teacher_inputs"), written["inputs"])
+    assert taught.keys() == spoken.keys()
+    for name, value in spoken.items():
+        np.testing.assert_array_equal(taught[name], value, err_msg=name)
+
+
+def test_a_teacher_without_a_transcript_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs a `transcript`; the example has \['inputs', 'targets'\]"):
+        preprocessors.add_teacher_inputs(dataset(inputs="a", targets="b"), output_features=FEATURES)
+
+
 def test_no_end_of_sequence_where_the_feature_wants_none() -> None:
     plain = seqio.Feature(vocabulary=VOCABULARY, add_eos=False)
     ds = dataset(inputs="a", targets="b")

@@ -108,6 +108,19 @@ def test_padding_and_batch_change_nothing_with_a_blank_filter(batch, ctc_params,
         np.testing.assert_allclose(forward(alone | {"speech": speech})[0], hidden[1:2], atol=1e-4)
 
 
+def test_it_tells_how_many_vectors_speech_becomes(batch, ctc_params):
+    model = build_ctc(1.0)
+    _, told = model.apply({"params": ctc_params}, batch, mutable=[METRICS])
+    frames = model.apply({"params": ctc_params}, batch, method="encode_speech")
+    vectors, utterances = told[METRICS]["speech_vectors"]
+    assert vectors == frames.mask.sum() > 0 and utterances == frames.mask.any(axis=1).sum()
+
+
+@pytest.mark.parametrize("order", ["instruction_first", PrefixOrder.INSTRUCTION_FIRST])
+def test_the_order_may_be_given_by_value(order):
+    assert build(order=order).order is PrefixOrder.INSTRUCTION_FIRST
+
+
 def test_it_listens_and_reads(params, batch, forward, hidden):
     other = forward(params, batch | {"speech": batch["speech"][::-1], "speech_length": batch["speech_length"][::-1]})
     assert np.abs(other - hidden)[0].max() > 1e-3

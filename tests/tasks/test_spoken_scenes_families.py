@@ -1,11 +1,15 @@
-"""Targets of the instruction families."""
+"""Targets and wordings of the instruction families."""
 
+import collections
 import itertools
+import re
 
 import pytest
 
-from slm_jax.tasks.spoken_scenes import english, families, grammar, lexicon, names, questions
+from slm_jax.data.vocabularies import scenes_vocabulary
+from slm_jax.tasks.spoken_scenes import english, families, grammar, lexicon, names, questions, train_vocabulary
 from slm_jax.tasks.spoken_scenes.grammar import Determiner, Name, NounPhrase, PlacePhrase, Pronoun, Scene
+from slm_jax.tasks.spoken_scenes.instructions import WORDINGS, Wordings, expand
 from slm_jax.tasks.spoken_scenes.lexicon import ADJECTIVE, NOUN, PLACE, PREPOSITION, TIME, VERB, Pattern, Tense
 
 MARKET = PLACE["market"]
@@ -111,10 +115,60 @@ def test_questions_and_answers():
 
 def test_every_family_has_wordings_and_its_own_name():
     assert len({family.name for family in families.FAMILIES}) == len(families.FAMILIES) == 20
-    for family in families.FAMILIES:
-        assert len(set(family.prompts)) >= 6, family.name
-        slot = {"question": "{question}", "bias": "{names}"}.get(family.name, "")
-        assert all(slot in prompt and (slot or "{" not in prompt) for prompt in family.prompts), family.name
+    assert {family.name: family.wordings for family in families.FAMILIES} == WORDINGS
+
+
+def test_expand_multiplies_the_alternatives_in_order():
+    assert expand("(give|show) me (the|) words") == (
+        "give me the words",
+        "give me words",
+        "show me the words",
+        "show me words",
+    )
+    assert expand("(please|) stop (it|)") == ("please stop it", "please stop", "stop it", "stop")
+    assert expand("{question}") == ("{question}",)
+
+
+def both(wordings: Wordings) -> tuple[str, ...]:
+    return wordings.trained + wordings.unseen
+
+
+def test_no_wording_is_in_two_places():
+    times = collections.Counter(text for wordings in WORDINGS.values() for text in both(wordings))
+    assert [text for text, count in times.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("name", WORDINGS)
+def test_wordings_are_many_and_plain_and_hold_the_slot_once(name: str):
+    assert 25 <= len(WORDINGS[name].trained) <= 60
+    assert len(WORDINGS[name].unseen) == 10
+    slots = {"question": ["{question}"], "bias": ["{names}"]}.get(name, [])
+    for text in both(WORDINGS[name]):
+        words = text.split(" ")
+        assert [word for word in words if not re.fullmatch("[a-z]+", word)] == slots, text
+
+
+@pytest.mark.parametrize("name", WORDINGS)
+def test_unseen_wordings_have_at_most_one_word_that_is_not_trained(name: str):
+    trained = {word for text in WORDINGS[name].trained for word in text.split()}
+    for text in WORDINGS[name].unseen:
+        assert len(set(text.split()) - trained) <= 1, text
+
+
+@pytest.mark.parametrize("name", WORDINGS)
+def test_wordings_fit_the_buckets_of_training(name: str):
+    vocabulary = scenes_vocabulary()
+    longest = 10 if name == "question" else 16
+    for text in both(WORDINGS[name]):
+        length = len(vocabulary.encode(text.format(question="", names=""))) + 1
+        assert length <= longest, (length, text)
+
+
+@pytest.mark.parametrize("name", WORDINGS)
+def test_instructions_of_the_vocabulary_are_still_trained(name: str):
+    *trained, _ = train_vocabulary.INSTRUCTIONS[name]
+    assert trained[0] == WORDINGS[name].trained[0]
+    assert set(trained) <= set(WORDINGS[name].trained)
 
 
 @pytest.fixture(scope="module")

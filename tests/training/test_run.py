@@ -22,6 +22,7 @@ from slm_jax.models.conformer import Conformer
 from slm_jax.models.slm import SpeechLanguageModel
 from slm_jax.models.t5 import T5
 from slm_jax.training import bundle, optimizers, partitioning
+from slm_jax.training.distillation import Distillation
 from slm_jax.training.objective import TeacherForcing
 from slm_jax.training.run import Training
 from slm_jax.training.run_interfaces import Configuration
@@ -29,6 +30,7 @@ from slm_jax.training.run_log import read_metrics
 from slm_jax.weights import foundation
 
 TASK = "test_run_tiny"
+TAUGHT_TASK = "test_run_tiny_taught"
 LENGTHS = {"speech": 3200, "inputs": 8, "targets": 8}
 SPLITS = {"train": 12, "test": 5}
 
@@ -49,20 +51,29 @@ def examples(split, shuffle_files, seed=None):
     return tf.data.Dataset.from_generator(generate, output_signature=signature)
 
 
+@seqio.map_over_dataset
+def add_teacher(example):
+    return example | {"teacher_inputs": tf.strings.join([example["targets"], example["inputs"]], " ")}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def task():
     vocabulary = seqio.ByteVocabulary()
     speech = seqio.ContinuousFeature(vocabulary=seqio.PassThroughVocabulary(1), dtype=tf.float32, rank=1, add_eos=False)
     text = seqio.Feature(vocabulary=vocabulary)
-    seqio.TaskRegistry.add(
-        TASK,
-        source=seqio.FunctionDataSource(examples, splits=list(SPLITS), num_input_examples=SPLITS),
-        preprocessors=[functools.partial(seqio.preprocessors.tokenize, with_eos=True)],
-        output_features={"speech": speech, "inputs": text, "targets": text},
-        metric_fns=[metrics.exact_match],
-    )
+    features = {"speech": speech, "inputs": text, "targets": text}
+    taught = features | {"teacher_inputs": text}
+    for name, before, output_features in ((TASK, [], features), (TAUGHT_TASK, [add_teacher], taught)):
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(examples, splits=list(SPLITS), num_input_examples=SPLITS),
+            preprocessors=[*before, functools.partial(seqio.preprocessors.tokenize, with_eos=True)],
+            output_features=output_features,
+            metric_fns=[metrics.exact_match],
+        )
     yield
-    seqio.TaskRegistry.remove(TASK)
+    for name in (TASK, TAUGHT_TASK):
+        seqio.TaskRegistry.remove(name)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +224,25 @@ def test_what_a_run_leaves_behind(training, tmp_path, model):
     manifest = bundle.load_bundle(folder).manifest
     assert set(manifest.fingerprints) == {"speech_encoder", "lm", "vocabulary", "front_end"}
     assert manifest.metrics.keys() == {"say/exact_match"}
+
+
+def test_a_distilled_run_listens_by_teacher_forcing_where_nobody_teaches(training, tmp_path, model):
+    data = dict(task_feature_lengths=LENGTHS | {"teacher_inputs": 12}, batch_size=8)
+    distilled = dataclasses.replace(
+        training,
+        objective=Distillation(model=model),
+        listening_objective=TeacherForcing(model=model),
+        train_batches=functools.partial(pipeline.train_batches, TAUGHT_TASK, **data),
+        batch_shapes=pipeline.batch_shapes(**data),
+        train_steps=3,
+    )
+    result = distilled.run()
+    rows = read_metrics(tmp_path / "run", "train")
+    assert rows[-1]["loss"] < rows[0]["loss"] != rows[0]["nll"]
+    assert rows[0]["teacher_nll"] > 0
+    (heard,) = read_metrics(tmp_path / "run", "eval")
+    assert heard["nll"] == pytest.approx(result.listening["loss_true_audio"], rel=1e-6)
+    assert "teacher_nll" not in heard
 
 
 def test_other_frozen_weights_are_refused_by_name(training, tmp_path, frozen_folder, model):

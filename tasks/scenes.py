@@ -19,6 +19,7 @@ and the mixtures
     scenes_quickstart_instructed                these and six more families
     scenes_<config>_taught                      scenes_quickstart, scenes_tiny or scenes_full with what a teacher reads
     scenes_encoder                              transcribe of full and drill
+    scenes_encoder_sentences                    the same, five times as much of full
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
 
 Importing this module registers them all and reads nothing. Splits are train, validation and test.
@@ -152,9 +153,9 @@ def _register_mixtures() -> None:
         seqio.MixtureRegistry.add(f"scenes_{config}_taught", taught, default_rate=1.0)
     instructed = [task_name("quickstart", name) for name in INSTRUCTED]
     seqio.MixtureRegistry.add("scenes_quickstart_instructed", instructed, default_rate=1.0)
-    seqio.MixtureRegistry.add(
-        "scenes_encoder", [task_name(c, "transcribe") for c in ("full", "drill")], default_rate=1.0
-    )
+    sentences, drill = (task_name(config, "transcribe") for config in ("full", "drill"))
+    seqio.MixtureRegistry.add("scenes_encoder", [(sentences, 1.0), (drill, 1.0)])
+    seqio.MixtureRegistry.add("scenes_encoder_sentences", [(sentences, 5.0), (drill, 1.0)])
     for config in TEXT_CONFIGS:
         kinds = [family.name for family in FAMILIES] + ["span_corruption"]
         tasks = [(task_name(config, kind, form=Form.TEXT), TEXT_RATES.get(kind, 1.0)) for kind in kinds]

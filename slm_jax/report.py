@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 from rich.console import Console
 from rich.table import Table
 
@@ -140,6 +140,7 @@ def plot_loss(model_dir: pathlib.Path) -> None:
         axes.plot([row["step"] for row in rows], [row[key] for row in rows], "o--", color=color, label=label)
     axes.set(xlabel="step", ylabel="cross-entropy a token (nats)", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))  # labels of all nine would run into each other
     axes.yaxis.set_minor_formatter("{x:.2g}")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from slm_jax import gin_utils
-from slm_jax.claims.measures import Claim
+from slm_jax.claims.measures import as_table
 from slm_jax.claims.study import Study
 from slm_jax.claims.table import all_claims
 
@@ -26,18 +25,6 @@ flags.DEFINE_string("config", "claims", "Whose test split: a configuration of th
 flags.DEFINE_integer("batch_size", 50, "Examples decoded at once.")
 
 
-def table(claims: Sequence[Claim]) -> Table:
-    """What a person sees."""
-    shown = Table(title="Unseen sentences, unseen voice")
-    for column in ("claim", "measured", "95% interval", "n", "must be", "holds"):
-        shown.add_column(column, justify="left" if column == "claim" else "right")
-    for claim in claims:
-        interval = f"{claim.low:.3g} to {claim.high:.3g}" if claim.low is not None else ""
-        holds = {True: "yes", False: "NO", None: ""}[claim.holds]
-        shown.add_row(claim.label, f"{claim.score:.4g}", interval, str(claim.n), claim.bound_text, holds)
-    return shown
-
-
 def main(arguments: Sequence[str]) -> None:
     """Evaluates, prints the table and writes --output."""
     if arguments:
@@ -46,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     gin_utils.set_up_jax()
     study = Study(gin_utils.load_model(FLAGS.bundle), config=FLAGS.config, batch_size=FLAGS.batch_size)
     claims = [*all_claims(study)]
-    Console().print(table(claims))
+    Console().print(as_table(claims))
     folder = pathlib.Path(FLAGS.output).expanduser()
     study.write_answers(folder)
     summary = {"seconds": round(time.time() - start, 1), "claims": {claim.name: claim.as_json() for claim in claims}}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from slm_jax.data.bootstrap import Interval, bootstrap
 from slm_jax.data.word_errors import error_rate, word_errors
@@ -118,3 +119,15 @@ def spread(scores: Sequence[Score]) -> Score:
         return (max(values) - min(values)) / mean if mean else 0.0
 
     return relative
+
+
+def as_table(claims: Sequence[Claim]) -> Table:
+    """What a person sees."""
+    shown = Table(title="Unseen sentences, unseen voice")
+    for column in ("claim", "measured", "95% interval", "n", "must be", "holds"):
+        shown.add_column(column, justify="left" if column == "claim" else "right")
+    for claim in claims:
+        interval = f"{claim.low:.3g} to {claim.high:.3g}" if claim.low is not None else ""
+        holds = {True: "yes", False: "NO", None: ""}[claim.holds]
+        shown.add_row(claim.label, f"{claim.score:.4g}", interval, str(claim.n), claim.bound_text, holds)
+    return shown

@@ -40,9 +40,9 @@ def scenes_vocabulary() -> seqio.SentencePieceVocabulary:
 def spellings(vocabulary: seqio.SentencePieceVocabulary) -> tuple[str, ...]:
     """The letters of every id, with "\N{LOWER ONE EIGHTH BLOCK}" where a word begins; "" for ids that write nothing."""
     pieces = vocabulary.tokenizer
-    special = (pieces.is_control, pieces.is_unknown, pieces.is_unused)
-    written = ("" if any(test(i) for test in special) else pieces.id_to_piece(i) for i in range(pieces.vocab_size()))
-    return (*written, *[""] * (vocabulary.vocab_size - pieces.vocab_size()))
+    sentinels = range(vocabulary.vocab_size - vocabulary.extra_ids, vocabulary.vocab_size)
+    silent = (pieces.is_control, pieces.is_unknown, pieces.is_unused, sentinels.__contains__)
+    return tuple("" if any(test(i) for test in silent) else pieces.id_to_piece(i) for i in range(vocabulary.vocab_size))
 
 
 def check_vocabulary(vocabulary: seqio.Vocabulary, vocab_size: int) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from slm_jax.claims import __main__ as main
+from slm_jax.claims.measures import as_table
 from slm_jax.claims.study import Study
 from slm_jax.claims.table import SIZES, all_claims
 from slm_jax.evaluation import Prediction
@@ -125,6 +125,6 @@ def test_the_bounds_are_those_of_the_study(found):
 
 
 def test_a_person_sees_every_claim(claims):
-    shown = main.table(claims)
+    shown = as_table(claims)
     assert shown.row_count == len(claims)
     assert list(shown.columns[-1].cells).count("NO") == sum(claim.holds is False for claim in claims)

@@ -81,10 +81,10 @@ class SpecAugment:
     ) -> Float[Array, "B T F"]:
         """The same spectrogram with stripes hidden; frames beyond the real ones stay as they are."""
         batch, num_frames, num_mels = log_mel.shape
-        frequency_key, time_key = jax.random.split(key)
+        frequency_key, time_key, shift_key = jax.random.split(key, 3)
         if self.channel_shift:
             limit = self.channel_shift
-            shifts = jax.random.uniform(jax.random.fold_in(key, 0), (2, batch), minval=-limit, maxval=limit)
+            shifts = jax.random.uniform(shift_key, (2, batch), minval=-limit, maxval=limit)
             log_mel = stretch_channels(log_mel, *shifts)
         channels = random_stripes(
             frequency_key,

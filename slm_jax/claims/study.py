@@ -78,12 +78,12 @@ class Study:
     def retrieved(self, limit: int) -> Answers:
         """To the speech and the names of a catalogue of 1000 that are most like what the encoder writes."""
         prompt = scenes.template_of(FAMILY["bias"]).trained[0]
-        make = _with(RetrievalEvaluation, catalogue=names.CATALOGUE, prompt=prompt, limit=limit)
+        make = functools.partial(RetrievalEvaluation, catalogue=names.CATALOGUE, prompt=prompt, limit=limit)
         return self._answers(f"bias, {limit} names retrieved", make, "bias")
 
     def worded(self, family: str, prompt: str) -> Answers:
         """To the speech and another wording of a family's instruction."""
-        return self._answers(f"{family}, {prompt}", _with(WordedEvaluation, prompt=prompt), family)
+        return self._answers(f"{family}, {prompt}", functools.partial(WordedEvaluation, prompt=prompt), family)
 
     def template(self, family: str) -> PromptTemplate:
         """The wordings of a family."""
@@ -172,7 +172,3 @@ class Study:
         lengths = dict(self.model.task_feature_lengths)
         inputs = LIST_TOKENS if family == "bias" else lengths["inputs"] + lengths["targets"]
         return lengths | {"inputs": inputs}
-
-
-def _with(kind: Callable[..., DecodedEvaluation], **fields: object) -> Callable[..., DecodedEvaluation]:
-    return lambda **others: kind(**fields, **others)

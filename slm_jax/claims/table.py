@@ -1,4 +1,4 @@
-"""The claims, one by one (docs/claims.md tells them to a reader)."""
+"""The claims, one by one."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ WORDED = ("transcribe", "translate_de", "translate_es", "reply")
 
 
 def all_claims(study: Study) -> Iterator[Claim]:
-    """Every number, in the order of the ledger."""
+    """Every number, in the order in which it is shown."""
     yield from recognition(study)
     yield from families(study)
     yield from biasing(study)
@@ -88,7 +88,7 @@ def wordings(study: Study) -> Iterator[Claim]:
         answers = [study.worded(family, prompt) for prompt in prompts]
         name = metric(answers[0], family)[0]
         scores = [metric(each, family)[1] for each in answers]
-        label = f"{family}, {name} over {len(prompts)} unseen wordings: "
+        label = f"{family}, {name} over {len(prompts)} unseen wordings, "
         n = len(answers[0])
         yield measured(f"wording_{family}", label + "spread over mean", spread(scores), n=n, at_most=0.1)
         yield measured(f"wording_{family}_mean", "  mean", lambda i: float(np.mean([s(i) for s in scores])), n=n)  # noqa: B023

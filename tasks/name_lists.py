@@ -8,6 +8,7 @@ correct what it was told by the list; otherwise the target is what was heard.
 import dataclasses
 import functools
 import random
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import seqio
@@ -17,9 +18,13 @@ from slm_jax.data.preprocessors import Example, Seed
 from slm_jax.tasks.spoken_scenes import names as names_lib
 from slm_jax.tasks.spoken_scenes.mishearing import mishear
 
-TRAINED_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 50, 100)
+TRAINED_SIZES = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 6, 8, 10, 12, 16, 20, 30, 50, 100)
+"""Short lists come more often: with them a language model begins to look for what sounds like what it was told."""
 WITHOUT_SHARE = 0.2
 """Lists of training that lack the name that is spoken."""
+DRILLED_SHARE = 0.5
+"""Written transcripts of training that are a few names instead of the sentence, all of them listed."""
+DRILLED_NAMES = 5
 MISHEARD_SHARE = 0.6
 """Names of written transcripts that are misheard."""
 
@@ -61,16 +66,30 @@ def list_names(name: str, transcript: str, *, name_list: NameList, training: boo
     inventory = names_lib.TRAIN_NAMES if training else names_lib.HELD_OUT_NAMES
     if training:
         name_list = NameList(rng.choice(TRAINED_SIZES), rng.random() >= WITHOUT_SHARE)
+        if written and rng.random() < DRILLED_SHARE:
+            return _drill(inventory, size=name_list.size, rng=rng)
     listed = names_lib.name_list(
         name, inventory=inventory, size=name_list.size, seed=rng.getrandbits(32), with_name=name_list.with_name
     )
-    if not (name and written and rng.random() < MISHEARD_SHARE):
+    if not (name and written):
         return Listed(listed, transcript, transcript)
-    heard = mishear(name, rng=rng)
-    if heard in listed:  # then no listener could tell
-        return Listed(listed, transcript, transcript)
+    heard = _hear(name, listed=listed, rng=rng)
     misheard = " ".join(heard if word == name else word for word in transcript.split())
     return Listed(listed, misheard, transcript if name in listed else misheard)
+
+
+def _hear(name: str, *, listed: Collection[str], rng: random.Random) -> str:
+    """The name, often misheard, but never for another one of the list: then no listener could tell."""
+    heard = mishear(name, rng=rng) if rng.random() < MISHEARD_SHARE else name
+    return name if heard in listed else heard
+
+
+def _drill(inventory: Sequence[str], *, size: int, rng: random.Random) -> Listed:
+    said = rng.sample(inventory, rng.randint(1, DRILLED_NAMES))
+    others = rng.sample(inventory, max(size - len(said), 0))
+    listed = tuple(rng.sample([*said, *others], len(said) + len(others)))
+    heard = [_hear(name, listed=listed, rng=rng) for name in said]
+    return Listed(listed, " ".join(heard), " ".join(said))
 
 
 @seqio.map_over_dataset(num_seeds=1)

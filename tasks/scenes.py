@@ -2,7 +2,7 @@
 
 One task for each family of instructions, named after the configuration of the dataset and the family:
 
-    scenes_<config>_<family>                    speech, then the instruction; config is quickstart, full, claims or tiny
+    scenes_<config>_<family>                    speech, then the instruction; quickstart, study, full, claims or tiny
     scenes_text_<family>                        the transcript in place of speech, from the text configuration
     scenes_<config>_text_<family>               the same from the configurations claims and tiny
     <any of these>_unseen_wording               with a wording of the instruction that is never trained on
@@ -10,17 +10,21 @@ One task for each family of instructions, named after the configuration of the d
     scenes_<config>_bias_<size>_without         with a list that lacks the name that is spoken
     scenes_<config>_<family>_taught             with what a teacher reads, for distillation: families of scenes_<config>
     scenes_drill_transcribe                     words and names in random order; the speech encoder learns from them too
+    scenes_chorus_transcribe                    sentences in more voices; and scenes_chorus_drill_transcribe
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
 and the mixtures
 
-    scenes_quickstart, scenes_tiny              transcribe and translate_de
+    scenes_quickstart, _study, _tiny            transcribe and translate_de
     scenes_full                                 transcribe, translate_de and translate_es
     scenes_quickstart_instructed                these and six more families
-    scenes_<config>_taught                      scenes_quickstart, scenes_tiny or scenes_full with what a teacher reads
+    scenes_<config>_taught                      scenes_quickstart, _study, _tiny or _full with what a teacher reads
     scenes_encoder                              transcribe of full and drill
     scenes_encoder_sentences                    the same, five times as much of full
+    scenes_encoder_chorus                       transcribe of full, drill, chorus and chorus_drill
+    scenes_sentences                            transcribe of full and chorus
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
+    scenes_text_lists                           the same, half of it with lists of names
 
 Importing this module registers them all and reads nothing. Splits are train, validation and test.
 """
@@ -42,7 +46,9 @@ from slm_jax.tasks.spoken_scenes.builder import SpokenScenes
 from slm_jax.tasks.spoken_scenes.families import FAMILIES, FAMILY, Family
 
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
-SPEECH_CONFIGS = ("quickstart", "full", "claims", "tiny")
+SPEECH_CONFIGS = ("quickstart", "study", "full", "claims", "tiny")
+ENCODER_CONFIGS = ("drill", "chorus", "chorus_drill")
+"""Spoken for the encoder alone; it hears `full` too."""
 TEXT_CONFIGS = ("text", "claims", "tiny")
 SPOKEN = (Form.SPEECH, Form.TAUGHT)
 TEN_NAMES = NameList()
@@ -50,13 +56,23 @@ LIST_SIZES = (1, 10, 50, 100)
 
 SPEECH_MIXTURES = {
     "quickstart": ("transcribe", "translate_de"),
+    "study": ("transcribe", "translate_de"),
     "tiny": ("transcribe", "translate_de"),
     "full": ("transcribe", "translate_de", "translate_es"),
 }
 INSTRUCTED = ("transcribe", "translate_de", "question", "negation", "summary", "object", "place", "time")
 """Families of a mixture that trains more instructions with speech."""
+ENCODER_RATES = {
+    "scenes_encoder": {"full": 1.0, "drill": 1.0},
+    "scenes_encoder_sentences": {"full": 5.0, "drill": 1.0},
+    "scenes_encoder_chorus": {"full": 2.0, "drill": 1.5, "chorus": 0.9, "chorus_drill": 0.9},
+    "scenes_sentences": {"full": 2.0, "chorus": 0.7},
+}
+"""Mixtures of transcription for the speech encoder, with the shares of their datasets."""
 TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}
 """Shares in the text mixtures; 1 for families that are not listed."""
+LIST_RATE = 24.0
+"""Of `bias` in the mixture of lists, as much as all others."""
 
 # Lazy: the file is opened when a task is used.
 VOCABULARY = seqio.SentencePieceVocabulary(str(SCENES_MODEL), extra_ids=SCENES_SENTINELS)
@@ -92,7 +108,7 @@ def _register_family(
     family: Family, config: str, *, form: Form, wording: Wording = Wording.TRAINED, name_list: NameList = TEN_NAMES
 ) -> None:
     names = {"transcript": "text", "targets": family.feature} | {n: n for n in ("id", "training")}
-    names |= {n: n for n in ("question", "name") if config != "drill"}
+    names |= {n: n for n in ("question", "name") if "drill" not in config}
     names |= {"speech": "speech"} if form in SPOKEN else {}
     template = template_of(family)
     decode = [functools.partial(preprocessors.rename_features, names=names)]
@@ -141,7 +157,8 @@ def _register_tasks() -> None:
     for config, families in SPEECH_MIXTURES.items():
         for name in families:
             _register_family(FAMILY[name], config, form=Form.TAUGHT)
-    _register_family(FAMILY["transcribe"], "drill", form=Form.SPEECH)
+    for config in ENCODER_CONFIGS:
+        _register_family(FAMILY["transcribe"], config, form=Form.SPEECH)
     for config in TEXT_CONFIGS:
         _register_span_corruption(config)
 
@@ -153,13 +170,16 @@ def _register_mixtures() -> None:
         seqio.MixtureRegistry.add(f"scenes_{config}_taught", taught, default_rate=1.0)
     instructed = [task_name("quickstart", name) for name in INSTRUCTED]
     seqio.MixtureRegistry.add("scenes_quickstart_instructed", instructed, default_rate=1.0)
-    sentences, drill = (task_name(config, "transcribe") for config in ("full", "drill"))
-    seqio.MixtureRegistry.add("scenes_encoder", [(sentences, 1.0), (drill, 1.0)])
-    seqio.MixtureRegistry.add("scenes_encoder_sentences", [(sentences, 5.0), (drill, 1.0)])
+    hear = {config: task_name(config, "transcribe") for config in ("full", *ENCODER_CONFIGS)}
+    for name, rates in ENCODER_RATES.items():
+        seqio.MixtureRegistry.add(name, [(hear[config], rate) for config, rate in rates.items()])
     for config in TEXT_CONFIGS:
         kinds = [family.name for family in FAMILIES] + ["span_corruption"]
-        tasks = [(task_name(config, kind, form=Form.TEXT), TEXT_RATES.get(kind, 1.0)) for kind in kinds]
-        seqio.MixtureRegistry.add(task_name(config, "all", form=Form.TEXT), tasks)
+        rates = {task_name(config, kind, form=Form.TEXT): TEXT_RATES.get(kind, 1.0) for kind in kinds}
+        seqio.MixtureRegistry.add(task_name(config, "all", form=Form.TEXT), [*rates.items()])
+        if config == "text":
+            lists = rates | {task_name(config, "bias", form=Form.TEXT): LIST_RATE}
+            seqio.MixtureRegistry.add("scenes_text_lists", [*lists.items()])
 
 
 _register_tasks()

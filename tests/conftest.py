@@ -34,6 +34,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # tensorflow reads audio and text her
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 CAPABILITIES = {
+    "espeak": (shutil.which("espeak-ng"), "apt-get install espeak-ng"),
     "flite": (shutil.which("flite"), "apt-get install flite"),
     "t5x": (importlib.util.find_spec("t5x"), "put a checkout of google-research/t5x on PYTHONPATH"),
     "torch": (importlib.util.find_spec("transformers"), "pip install -e '.[parity]'"),

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -155,8 +156,10 @@ class Study:
                 task_feature_lengths=self._lengths(family),
                 batch_size=self.batch_size,
             )
+            start = time.monotonic()
             predict = evaluation.predict(self.model.training.objective.model)
             self.found[name] = evaluation.run(predict, self.model.params).predictions
+            print(f"{name}: {len(self.found[name])} answers, {time.monotonic() - start:.1f} s", flush=True)
         return self.found[name]
 
     def _batches(self, family: str, *, form: Form) -> Iterator[Batch]:

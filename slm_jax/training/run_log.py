@@ -21,11 +21,13 @@ class Throughput:
         self.reset()
 
     def reset(self) -> None:
-        self.start, self.steps, self.samples, self.slots = time.monotonic(), 0, 0, 0
+        self.start = time.monotonic()
+        self.steps = self.examples = self.samples = self.slots = 0
 
     def add(self, batch: Mapping[str, np.ndarray]) -> None:
         self.steps += 1
         if "speech" in batch:
+            self.examples += len(batch["speech_length"])
             self.samples += int(np.sum(batch["speech_length"]))
             self.slots += batch["speech"].size
 
@@ -34,6 +36,7 @@ class Throughput:
         seconds = max(time.monotonic() - self.start, 1e-9)
         rates = {"steps_per_second": self.steps / seconds}
         if self.slots:
+            rates["examples_per_second"] = self.examples / seconds
             rates["audio_seconds_per_second"] = self.samples / SAMPLE_RATE / seconds
             rates["padding"] = 1 - self.samples / self.slots
         self.reset()

@@ -34,7 +34,7 @@ def prepare(*, config: str) -> None:
 def main() -> None:
     """Makes the configuration that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, help="quickstart, claims, full, drill, text or tiny")
+    parser.add_argument("--config", required=True, help="such as quickstart; a name that does not exist lists all")
     parser.add_argument("--data_dir", help="where TensorFlow Datasets lie")
     arguments = parser.parse_args()
     import tensorflow_datasets as tfds

@@ -24,6 +24,8 @@ _SOUNDS = {
     Engine.HIBARI: {"a": "ɑ", "e": "ɛ", "i": "i", "o": "O", "or": "ɔɹ", "u": "u", "g": "ɡ", "r": "ɹ"},
     # Of the CMU dictionary.
     Engine.FLITE: {"a": "aa", "e": "eh", "i": "iy", "o": "ow", "or": "ao r", "u": "uw"},
+    # espeak-ng's own mnemonics.
+    Engine.ESPEAK: {"a": "A:", "e": "E", "i": "i:", "o": "oU", "or": "O@", "u": "u:"},
 }
 
 
@@ -58,6 +60,8 @@ def name_markup(name: str, *, voice: Voice) -> str:
     '<phoneme ph=\\'tu:."bi:.fA:\\'/>'
     >>> name_markup("tubifa", voice=voices.HIBARI)
     '[Tubifa](/tubˈifɑ/)'
+    >>> name_markup("tubifa", voice=voices.ESPEAKS[0])
+    "[[tu:b'i:fA:]]"
     >>> name_markup("tubifa", voice=voices.FLITE_SLT)
     '<phoneme ph="t uw0 b iy1 f aa0">tubifa</phoneme>'
 
@@ -73,5 +77,8 @@ def name_markup(name: str, *, voice: Voice) -> str:
         phones = [" ".join(parts).split() for parts in parts_of]
         marked = [" ".join([o, f"{v}{int(index == stressed)}", *coda]) for index, (o, v, *coda) in enumerate(phones)]
         return f'<phoneme ph="{" ".join(marked)}">{name}</phoneme>'
+    if voice.engine is Engine.ESPEAK:  # the stress stands before the vowel
+        marked = [onset + "'" * (index == stressed) + "".join(rhyme) for index, (onset, *rhyme) in enumerate(parts_of)]
+        return f"[[{''.join(marked)}]]"
     marked = [onset + "ˈ" * (index == stressed) + "".join(rhyme) for index, (onset, *rhyme) in enumerate(parts_of)]
     return f"[{name.capitalize()}](/{''.join(marked)}/)"

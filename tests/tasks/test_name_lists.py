@@ -35,7 +35,7 @@ def test_a_misheard_name_is_another_that_can_be_said(name: str):
 
 def test_training_draws_sizes_and_sometimes_leaves_the_name_out():
     name = TRAIN_NAMES[5]
-    drawn = [draw(name, seed=seed) for seed in SEEDS]
+    drawn = [draw(name, written=False, seed=seed) for seed in SEEDS]
     assert {len(listed.names) for listed in drawn} == set(name_lists.TRAINED_SIZES)
     assert all(
         len(set(listed.names)) == len(listed.names) and set(listed.names) <= set(TRAIN_NAMES) for listed in drawn
@@ -45,13 +45,28 @@ def test_training_draws_sizes_and_sometimes_leaves_the_name_out():
 
 def test_what_the_list_has_is_corrected_and_nothing_else():
     name = TRAIN_NAMES[5]
-    drawn = [draw(name, seed=seed) for seed in SEEDS]
+    drawn = [listed for seed in SEEDS if "saw" in (listed := draw(name, seed=seed)).transcript]
     misheard = [listed for listed in drawn if name not in listed.transcript]
-    assert len(misheard) / len(drawn) == pytest.approx(name_lists.MISHEARD_SHARE, abs=0.08)
+    assert len(misheard) / len(drawn) == pytest.approx(name_lists.MISHEARD_SHARE, abs=0.1)
     for listed in drawn:
         right = f"we saw {name}"
         assert listed.target == (right if name in listed.names else listed.transcript)
         assert listed.transcript.split()[-1] not in listed.names or listed.transcript == right
+
+
+def test_part_of_the_training_in_writing_is_nothing_but_names():
+    drawn = [draw(TRAIN_NAMES[5], seed=seed) for seed in SEEDS]
+    drilled = [listed for listed in drawn if "saw" not in listed.transcript]
+    assert len(drilled) / len(drawn) == pytest.approx(name_lists.DRILLED_SHARE, abs=0.06)
+    pairs = []
+    for listed in drilled:
+        said, heard = listed.target.split(), listed.transcript.split()
+        assert set(said) <= set(listed.names) and len(said) <= name_lists.DRILLED_NAMES
+        assert len(listed.names) >= len(said)
+        pairs += zip(said, heard, strict=True)
+        assert all(h == s or h not in listed.names for s, h in zip(said, heard, strict=True))
+    assert share(s != h for s, h in pairs) == pytest.approx(name_lists.MISHEARD_SHARE, abs=0.06)
+    assert share(len(listed.target.split()) == 1 for listed in drilled) == pytest.approx(1 / 5, abs=0.1)
 
 
 @pytest.mark.parametrize("name_list", [TEN, NameList(1), NameList(100), NameList(50, with_name=False)])
@@ -68,5 +83,6 @@ def test_elsewhere_the_list_is_as_asked_for(name_list: NameList):
 
 def test_a_sentence_without_a_name_stays_as_it_is():
     for seed in range(20):
-        listed = list_names("", "it rained", name_list=TEN, training=True, written=True, seed=seed)
-        assert listed.transcript == listed.target == "it rained"
+        for training, written in ((True, False), (False, True)):
+            listed = list_names("", "it rained", name_list=TEN, training=training, written=written, seed=seed)
+            assert listed.transcript == listed.target == "it rained"

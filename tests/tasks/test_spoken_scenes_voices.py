@@ -10,9 +10,10 @@ from slm_jax.tasks.spoken_scenes import voices
 from slm_jax.tasks.spoken_scenes.voices import HIBARI, PICO_GB, PICO_US, SAMPLE_RATE, Engine, Voice
 
 TEXT = "Mirela bought a red coat at the market."
+MARKS = {Engine.FLITE: [pytest.mark.flite], Engine.ESPEAK: [pytest.mark.espeak]}
 EVERYBODY = [
-    pytest.param(voice, marks=[pytest.mark.flite] if voice.engine is Engine.FLITE else [], id=voice.name)
-    for voice in (PICO_US, *(voice for voice, _ in voices.FULL_CAST))
+    pytest.param(voice, marks=MARKS.get(voice.engine, []), id=voice.name)
+    for voice in (PICO_US, *dict(voices.FULL_CAST), *voices.ESPEAKS[::6])
 ]
 
 
@@ -61,11 +62,12 @@ def test_pace(voice: Voice):
     assert len(fast) < 0.9 * len(plain)
 
 
-def test_flite_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
-    voices._flite.cache_clear()
+@pytest.mark.parametrize(("program", "voice"), [("flite", voices.FLITE_SLT), ("espeak-ng", voices.ESPEAKS[0])])
+def test_a_missing_program_says_how_to_get_it(program: str, voice: Voice, monkeypatch: pytest.MonkeyPatch):
+    voices._program.cache_clear()
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(FileNotFoundError, match="apt-get install flite"):
-        voices.speak(TEXT, voice=voices.FLITE_SLT)
+    with pytest.raises(FileNotFoundError, match=f"apt-get install {program}"):
+        voices.speak(TEXT, voice=voice)
 
 
 def test_pitch_and_formant_raise_the_voice():

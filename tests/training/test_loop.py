@@ -112,7 +112,9 @@ def test_metrics_file_is_json_lines_and_the_later_of_two_rows_counts(tmp_path):
 def test_padding_is_the_share_of_samples_that_are_not_speech():
     throughput = Throughput()
     throughput.add({"speech": np.zeros((2, 10)), "speech_length": np.array([10, 5])})
-    assert throughput.read()["padding"] == pytest.approx(0.25)
+    rates = throughput.read()
+    assert rates["padding"] == pytest.approx(0.25)
+    assert rates["examples_per_second"] == pytest.approx(2 * rates["steps_per_second"])
     throughput.add({"encoder_input_tokens": np.zeros((2, 3))})
     assert set(throughput.read()) == {"steps_per_second"}
 

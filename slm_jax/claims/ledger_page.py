@@ -1,0 +1,103 @@
+"""The text of docs/ledger.md."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from slm_jax.claims.records import Record, Summary
+from slm_jax.training.run_log import format_seconds
+
+GROUPS = (
+    ("Study", "study"),
+    ("Reducers", "reducers/"),
+    ("Adapters", "adapters/"),
+    ("Order, what is trained, and on what", ""),
+    ("Speech encoder from a tenth of the labels", "scenes_"),
+)
+"""Titles, and how the names of their records begin; '' takes what is left."""
+
+_HEAD = """# Ledger
+
+Every number of [the claims](claims.md). `python -m slm_jax.claims.ledger` makes this page of the files in
+[ledger/](ledger): each is a run or a measurement, with its command, seed and commit. Brackets hold 95% intervals
+(bootstrap over the examples of the test set). All scores are of sentences and of a voice that training never had.
+"""
+_CLAIMS = """
+## Claims
+
+`make claims` measures the shipped bundle, which is seed {shipped} of experiments/claims/study.gin; the other seeds by
+`python -m slm_jax.claims --bundle=MODEL_DIR`. Commit {commits}; {minutes} minutes on 2 cores each.
+
+"""
+_RUNS = """
+Done by `python -m slm_jax.train --gin_file=FILE` (with `--gin.SEED=SEED`); times include evaluation.
+
+"""
+_SHORT = {
+    "transcribe/wer": "WER",
+    "translate_de/bleu": "German BLEU",
+    "translate_es/bleu": "Spanish BLEU",
+    "question/exact_match": "question",
+    "reply/exact_match": "reply",
+    "seen_voices/wer": "WER, voices of training",
+    "unseen_voice/wer": "WER, unseen voice",
+}
+
+
+def members(records: Iterable[Record], prefix: str) -> list[Record]:
+    """The records of a group of GROUPS."""
+    prefixes = tuple(other for _, other in GROUPS if other)
+    if prefix:
+        return [record for record in records if record.name.startswith(prefix)]
+    return [record for record in records if not record.name.startswith(prefixes)]
+
+
+def ledger(claims: Sequence[Summary], records: Sequence[Record]) -> str:
+    """The page."""
+    parts = [_HEAD]
+    if claims:
+        minutes = "%.0f" % (np.mean([summary["seconds"] for summary in claims]) / 60)
+        commits = ", ".join(sorted({summary["commit"] for summary in claims}))
+        parts.append(_CLAIMS.format(shipped=claims[0]["seed"], commits=commits, minutes=minutes))
+        parts.append(_claims_table(claims))
+    for title, prefix in GROUPS:
+        if found := members(records, prefix):
+            parts += [f"\n## {title}\n", _RUNS, _runs_table(found)]
+    return "".join(parts)
+
+
+def _claims_table(claims: Sequence[Summary]) -> str:
+    first = claims[0]["claims"]
+    names = [f"seed {summary['seed']}" for summary in claims]
+    rows = []
+    for key, claim in first.items():
+        scores = [summary["claims"][key]["score"] for summary in claims]
+        held = [summary["claims"][key]["holds"] for summary in claims]
+        interval = "[{:.4g}, {:.4g}]".format(*claim["interval"]) if claim["interval"] else ""
+        verdict = "" if held[0] is None else "yes" if all(held) else "no" if not any(held) else f"{sum(held)} seeds"
+        mean = f"{np.mean(scores):.4g}"
+        cells = [f"`{key}`", claim["label"].strip(), f"{scores[0]:.4g} {interval}", *(f"{s:.4g}" for s in scores[1:])]
+        rows.append([*cells, mean, str(claim["n"] or ""), claim["bound"], verdict])
+    return _table(["key", "number", *names, "mean", "n", "must be", "holds"], rows)
+
+
+def _runs_table(records: Sequence[Record]) -> str:
+    metrics = [name for name in _SHORT if any(name in record.scores for record in records)]
+    speeds = {"vectors_per_second": "vectors a second of speech", "steps_per_second": "steps/s"}
+    speeds = {key: label for key, label in speeds.items() if any(key in record.speeds for record in records)}
+    rows = []
+    for record in records:
+        numbers = [record.scores.get(name) for name in metrics]
+        scores = [f"{n.score:.1f} [{n.low:.1f}, {n.high:.1f}]" if n else "" for n in numbers]
+        took = format_seconds(record.seconds) if record.seconds else ""
+        trained = f"{record.trained_parameters:,}" if record.trained_parameters else ""
+        rates = [f"{record.speeds[key]:.1f}" if key in record.speeds else "" for key in speeds]
+        cells = [record.gin_file.removeprefix("experiments/"), str(record.seed), record.commit, str(record.steps), took]
+        rows.append([*cells, *scores, *rates, trained])
+    columns = ["experiments/", "seed", "commit", "steps", "time", *(_SHORT[name] for name in metrics)]
+    return _table([*columns, *speeds.values(), "parameters trained"], rows)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,99 @@
+"""The pictures of the ledger, drawn from what is recorded."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from slm_jax.claims.records import Record, Summary
+from slm_jax.claims.table import SIZES
+
+
+def plot_biasing(summaries: Sequence[Summary], path: pathlib.Path) -> None:
+    """Word errors of names over the length of the list, with the right name on it and without; a line a seed."""
+    figure, (left, right) = _axes(2)
+    for summary in summaries:
+        claims = summary["claims"]
+        ends = {"with": "names", "without": "without_names"}
+        for kind, color in (("with", "tab:green"), ("without", "tab:red")):
+            scores = [claims[f"bias_{size}_{ends[kind]}"]["score"] for size in SIZES]
+            left.plot(range(1, len(SIZES) + 1), scores, "o-", color=color, alpha=0.7)
+        left.plot([0], [claims["bias_0_names"]["score"]], "o", color="black")
+        costs = [claims[f"bias_{size}_without_cost"]["score"] for size in SIZES]
+        right.plot(range(1, len(SIZES) + 1), costs, "o-", color="tab:red", alpha=0.7)
+    left.plot([], [], "o-", color="tab:green", label="the name is on the list")
+    left.plot([], [], "o-", color="tab:red", label="it is not")
+    left.legend()
+    right.axhline(0.5, color="black", linestyle=":", label="claimed: less than 0.5")
+    right.legend()
+    for axes in (left, right):
+        axes.set_xticks(range(len(SIZES) + 1), ["no list", *map(str, SIZES)])
+    left.set(xlabel="names on the list", ylabel="names wrong, %", ylim=(0, None))
+    right.set(xlabel="names on the list, without the right one", ylabel="points of word error rate lost")
+    _save(path)
+
+
+def plot_families(summaries: Sequence[Summary], path: pathlib.Path) -> None:
+    """Of each instruction: the score from speech over the score from the true transcript."""
+    _, (axes,) = _axes(1)
+    keys = [key for key in summaries[0]["claims"] if key.endswith("_ratio") and "bound" in summaries[0]["claims"][key]]
+    keys = [key for key in keys if key.removesuffix("_ratio") + "_text" in summaries[0]["claims"]]
+    means = {key: float(np.mean([summary["claims"][key]["score"] for summary in summaries])) for key in keys}
+    keys = sorted(keys, key=means.__getitem__)
+    labels = [key.removesuffix("_ratio") for key in keys]
+    colors = ["tab:blue" if label == "translate_de" else "tab:green" for label in labels]
+    axes.barh(labels, [means[key] for key in keys], color=colors)
+    for summary in summaries:
+        axes.plot([summary["claims"][key]["score"] for key in keys], labels, "k.", markersize=4)
+    axes.axvline(0.9, color="black", linestyle=":")
+    axes.set(xlabel="score from speech / score from the transcript", xlim=(0, 1.1))
+    axes.set_title("blue: trained with speech; dots: seeds", fontsize="medium")
+    _save(path)
+
+
+def plot_runs(records: Sequence[Record], path: pathlib.Path, *, speed: str, label: str) -> None:
+    """Word error rate of runs, with intervals, over what they cost."""
+    _, (axes,) = _axes(1)
+    for record in records:
+        number = record.scores["transcribe/wer"]
+        spread = [[number.score - number.low], [number.high - number.score]]
+        axes.errorbar(record.speeds[speed], number.score, yerr=spread, fmt="o", capsize=3)
+        position = (record.speeds[speed], number.score)
+        axes.annotate(record.name.rsplit("/", 1)[-1], position, xytext=(6, 4), textcoords="offset points")
+    axes.set(xlabel=label, ylabel="word error rate, %", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    _save(path)
+
+
+def plot_curves(records: Sequence[Record], path: pathlib.Path) -> None:
+    """Losses of the seeds of one experiment: training, and held out with true, shuffled and no speech."""
+    _, (axes,) = _axes(1)
+    colors = {"true": "tab:green", "shuffled": "tab:orange", "no": "tab:red"}
+    for number, record in enumerate(records):
+        axes.plot(*zip(*record.curve, strict=True), color="black", alpha=0.4, label=None if number else "training")
+        for kind, rows in record.held_out.items():
+            label = None if number else f"held out, {kind} speech"
+            axes.plot(*zip(*rows, strict=True), "o--", color=colors[kind], alpha=0.7, label=label)
+    axes.set(xlabel="step", ylabel="cross-entropy a token (nats)", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend()
+    _save(path)
+
+
+def _axes(number: int) -> tuple[Any, Sequence[Axes]]:
+    matplotlib.use("Agg")
+    figure, axes = pyplot.subplots(1, number, figsize=(5.2 * number + 2 * (number == 1), 4.5), layout="constrained")
+    found: Sequence[Axes] = np.atleast_1d(axes).tolist()
+    for each in found:
+        each.grid(alpha=0.3)
+    return figure, found
+
+
+def _save(path: pathlib.Path) -> None:
+    pyplot.savefig(path, dpi=110)
+    pyplot.close()

@@ -1,0 +1,159 @@
+"""What a training run reached, as a small file that is kept: docs/ledger/NAME.json."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from slm_jax.claims.measures import measured, metric
+from slm_jax.evaluation import Prediction
+from slm_jax.report import SUMMARY
+from slm_jax.tasks.spoken_scenes.families import FAMILY
+from slm_jax.training.bundle import BundleManifest, load_bundle
+from slm_jax.training.run_log import read_metrics
+
+Summary = Mapping[str, Any]
+"""What `python -m slm_jax.claims` wrote for one seed, and the commit."""
+
+Curve = Sequence[Sequence[int | float]]
+"""Pairs of a step and a loss."""
+
+_WARM_UP_ROWS = 5
+"""Rows of metrics.jsonl at the start, in which programs are compiled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A score of a test set, with its interval (95%, bootstrap)."""
+
+    score: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One run.
+
+    Attributes:
+      name: of its gin file below experiments/claims or experiments, with the seed if it is not 0.
+      gin_file, command: how it is done again.
+      seed: of data order, dropout and initialisation.
+      commit: the code it ran on.
+      seconds: its wall time, evaluations included; None if it did not tell.
+      steps: updates.
+      scores: by evaluation and metric, as 'transcribe/wer'.
+      speeds: 'steps_per_second' after compilation, 'vectors_per_second' that speech becomes for the language model.
+      curve: training loss at steps.
+      held_out: losses a token with true, shuffled and no speech at steps.
+    """
+
+    name: str
+    gin_file: str
+    command: str
+    seed: int
+    commit: str
+    seconds: float | None
+    steps: int
+    scores: Mapping[str, Number]
+    speeds: Mapping[str, float]
+    curve: Curve
+    held_out: Mapping[str, Curve]
+    trained_parameters: int | None = None
+
+    def save(self, folder: pathlib.Path) -> pathlib.Path:
+        """FOLDER/NAME.json."""
+        path = folder / f"{self.name.replace('/', '-')}.json"
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "Record":
+        """The inverse of `save`."""
+        values = json.loads(path.read_text())
+        scores = {name: Number(**number) for name, number in values.pop("scores").items()}
+        return cls(**values, scores=scores)
+
+
+def load_kept(folder: pathlib.Path) -> tuple[list[Summary], list[Record]]:
+    """Everything in docs/ledger: measured claims, in the order of their seeds, and runs, by name."""
+    claims = sorted(folder.glob("claims-*.json"))
+    runs = sorted(set(folder.glob("*.json")) - set(claims))
+    return [json.loads(path.read_text()) for path in claims], [Record.load(path) for path in runs]
+
+
+def record_of(model_dir: pathlib.Path, *, commit: str) -> Record:
+    """What the MODEL_DIR of a finished run tells.
+
+    Raises:
+      ValueError: the run was not configured by one gin file of experiments/.
+      slm_jax.training.bundle.BundleError: it has no bundle yet.
+    """
+    manifest = load_bundle(model_dir).manifest
+    gin_file = _gin_file(manifest)
+    seed = seed_of(manifest)
+    summary = model_dir / SUMMARY
+    facts: dict[str, Any] = json.loads(summary.read_text()) if summary.is_file() else {}
+    train, held_out = read_metrics(model_dir, "train"), read_metrics(model_dir, "eval")
+    name = re.sub(r"^experiments/(claims/)?|\.gin$", "", gin_file)
+    return Record(
+        name=f"{name}-{seed}" if seed else name,
+        gin_file=gin_file,
+        command=f"python -m slm_jax.train --gin_file={gin_file}" + (f" --gin.SEED={seed}" if seed else ""),
+        seed=seed,
+        commit=commit,
+        seconds=facts.get("seconds"),
+        steps=manifest.step,
+        scores=dict(_scores(model_dir, step=manifest.step)),
+        speeds=_speeds(train),
+        curve=[[row["step"], round(row["loss"], 4)] for row in train],
+        held_out={
+            kind: [[row["step"], round(row[key], 4)] for row in held_out if key in row]
+            for kind in ("true", "shuffled", "no")
+            if any((key := f"loss_{kind}_audio") in row for row in held_out)
+        },
+        trained_parameters=facts.get("trained_parameters"),
+    )
+
+
+def _gin_file(manifest: BundleManifest) -> str:
+    found = [path[path.index("experiments/") :] for path in manifest.gin_files if "experiments/" in path]
+    if len(found) != 1:
+        raise ValueError(f"the run was configured by {', '.join(manifest.gin_files)}, not by one file of experiments/")
+    return found[0]
+
+
+def seed_of(manifest: BundleManifest) -> int:
+    """What the command line set SEED to, or 0."""
+    bindings = "\n".join(manifest.gin_bindings)
+    found = re.search(r"^SEED\s*=\s*(\d+)$", bindings, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _scores(model_dir: pathlib.Path, *, step: int) -> list[tuple[str, Number]]:
+    scores = []
+    for path in sorted((model_dir / "predictions").glob(f"*-{step}.jsonl")):
+        evaluation = path.stem.removesuffix(f"-{step}")
+        answers = [Prediction(**json.loads(line)) for line in path.read_text().splitlines()]
+        name, score = metric(answers, evaluation if evaluation in FAMILY else "transcribe")
+        claim = measured(evaluation, evaluation, score, n=len(answers))
+        low, high = (round(bound, 2) for bound in (claim.low or 0.0, claim.high or 0.0))
+        scores.append((f"{evaluation}/{name}", Number(round(claim.score, 2), low, high, claim.n)))
+    return scores
+
+
+def _speeds(train: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    warm = train[_WARM_UP_ROWS:] or train
+
+    def typical(key: str) -> float:
+        return statistics.median(row[key] for row in warm)
+
+    speeds = {"steps_per_second": typical("steps_per_second")}
+    if all("speech_vectors" in row for row in warm):
+        seconds = typical("audio_seconds_per_second") / typical("examples_per_second")
+        speeds["vectors_per_second"] = typical("speech_vectors") / seconds
+    return {name: round(value, 3) for name, value in speeds.items()}

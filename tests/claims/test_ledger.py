@@ -1,0 +1,108 @@
+"""The ledger: what is kept of a run, its page and its pictures."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from slm_jax.claims import ledger_page, plots
+from slm_jax.claims.measures import Claim
+from slm_jax.claims.records import Number, Record, Summary, load_kept, record_of
+from slm_jax.claims.table import SIZES
+from slm_jax.training.bundle import Bundle, BundleManifest, save_bundle
+
+ANSWERS = [("we ran", "we ran"), ("he slept", "he slept well"), ("it rained", "it rained"), ("she ate", "he ate")]
+
+
+def write_run(folder: pathlib.Path, *, gin_files: tuple[str, ...], bindings: tuple[str, ...] = ()) -> pathlib.Path:
+    manifest = BundleManifest({}, ("adapter/.*",), step=40, gin_files=gin_files, gin_bindings=bindings)
+    save_bundle(Bundle({"adapter": {"kernel": np.ones(2, "f")}}, manifest), directory=folder / "bundle")
+    rows = [
+        {"step": step, "kind": "train", "loss": 4.0 / step, "steps_per_second": 1.0 + (step > 5), "speech_vectors": 6.0}
+        | {"audio_seconds_per_second": 32.0, "examples_per_second": 16.0}
+        for step in range(1, 41)
+    ]
+    rows += [{"step": 40, "kind": "eval", "loss_true_audio": 0.25, "loss_no_audio": 5.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "summary.json").write_text(json.dumps({"seconds": 75.0, "trained_parameters": 1200}))
+    (folder / "predictions").mkdir()
+    lines = [json.dumps({"inputs": "", "target": t, "prediction": p}) + "\n" for t, p in ANSWERS]
+    for name in ("transcribe-40", "transcribe-20", "unseen_voice-40", "reply-40"):
+        (folder / "predictions" / f"{name}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def test_what_is_kept_of_a_run(tmp_path):
+    gin_file = "experiments/claims/adapters/linear.gin"
+    run = write_run(tmp_path, gin_files=(f"gin/{gin_file}",), bindings=("SEED = 3", "MODEL_DIR = 'x'"))
+    record = record_of(run, commit="abc1234")
+    assert record.name == "adapters/linear-3" and record.seed == 3 and record.steps == 40
+    assert record.command == f"python -m slm_jax.train --gin_file={gin_file} --gin.SEED=3"
+    assert set(record.scores) == {"transcribe/wer", "unseen_voice/wer", "reply/exact_match"}
+    number = record.scores["transcribe/wer"]
+    assert number.score == pytest.approx(25.0) and number.low < 25.0 < number.high and number.n == 4
+    assert record.scores["reply/exact_match"].score == 50.0
+    assert record.speeds == {"steps_per_second": 2.0, "vectors_per_second": 3.0}
+    assert record.curve[0] == [1, 4.0] and record.held_out == {"true": [[40, 0.25]], "no": [[40, 5.0]]}
+    assert record.seconds == 75.0 and record.trained_parameters == 1200 and record.commit == "abc1234"
+    path = record.save(tmp_path)
+    assert path.name == "adapters-linear-3.json"
+    (tmp_path / "claims-1.json").write_text(json.dumps(summary(1, 2.0)))
+    (tmp_path / "summary.json").unlink()
+    assert load_kept(tmp_path) == ([summary(1, 2.0)], [record])
+
+
+@pytest.mark.parametrize("gin_files", [(), ("mine.gin",), ("experiments/a.gin", "experiments/b.gin")])
+def test_a_run_of_something_else_is_refused(gin_files, tmp_path):
+    with pytest.raises(ValueError, match=r"not by one file of experiments/"):
+        record_of(write_run(tmp_path, gin_files=gin_files), commit="abc1234")
+
+
+def summary(seed: int, score: float) -> Summary:
+    keys = ["wer", "bias_0_names", "reply_text", "translate_de_text", "loss_true"]
+    bounds = {"wer": {"at_most": 3.0}}
+    for size in SIZES:
+        keys += [f"bias_{size}_names", f"bias_{size}_without_names", f"bias_{size}_without_cost"]
+    claims = [Claim(key, key.upper(), score, 500, score - 1, score + 1, **bounds.get(key, {})) for key in keys]
+    claims += [Claim(f"{family}_ratio", "  ratio", 0.95, 500, at_least=0.9) for family in ("reply", "translate_de")]
+    return {
+        "commit": "abc1234",
+        "seed": seed,
+        "seconds": 300,
+        "claims": {claim.name: claim.as_json() for claim in claims},
+    }
+
+
+def record(name: str, wer: float) -> Record:
+    scores = {"transcribe/wer": Number(wer, wer - 1, wer + 1, 200)}
+    speeds = {"steps_per_second": 5.0, "vectors_per_second": 3.0}
+    held_out = {"true": [[20, 0.3]], "shuffled": [[20, 7.0]], "no": [[20, 6.0]]}
+    gin_file = f"experiments/claims/{name}.gin"
+    return Record(name, gin_file, "x", 0, "abc1234", 75.0, 20, scores, speeds, [[10, 2.0], [20, 0.5]], held_out, 10)
+
+
+def test_the_page_has_a_row_for_every_number():
+    records = [record("reducers/none", 9.0), record("study-1", 2.5), record("train_lm", 4.0)]
+    page = ledger_page.ledger([summary(1, 2.0), summary(2, 3.5)], records)
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert "| `wer` | WER | 2 [1, 3] | 3.5 | 2.75 | 500 | <= 3 | 1 seeds |" in rows
+    assert "| `reply_ratio` | ratio | 0.95  | 0.95 | 0.95 | 500 | >= 0.9 | yes |" in rows
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == [
+        "Claims", "Study", "Reducers", "Order, what is trained, and on what"
+    ]  # fmt: skip
+    assert "| claims/reducers/none.gin | 0 | abc1234 | 20 | 1:15 | 9.0 [8.0, 10.0] | 3.0 | 5.0 | 10 |" in rows
+    assert ledger_page.members(records, "") == records[2:]
+
+
+def test_every_picture_is_drawn(tmp_path):
+    claims = [summary(1, 2.0), summary(2, 3.5)]
+    records = [record("reducers/none", 9.0), record("reducers/stack2", 8.0)]
+    plots.plot_biasing(claims, tmp_path / "biasing.png")
+    plots.plot_families(claims, tmp_path / "families.png")
+    plots.plot_runs(records, tmp_path / "runs.png", speed="vectors_per_second", label="vectors")
+    plots.plot_curves(records, tmp_path / "curves.png")
+    for name in ("biasing", "families", "runs", "curves"):
+        image = pyplot.imread(tmp_path / f"{name}.png")
+        assert image.min() < 0.5 < image.mean(), "something dark on a light ground"

@@ -18,28 +18,36 @@ from slm_jax.data.preprocessors import Example, Seed
 from slm_jax.tasks.spoken_scenes import names as names_lib
 from slm_jax.tasks.spoken_scenes.mishearing import mishear
 
-TRAINED_SIZES = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 6, 8, 10, 12, 16, 20, 30, 50, 100)
-"""Short lists come more often: with them a language model begins to look for what sounds like what it was told."""
+ALL_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 10, 12, 16, 20, 30, 50, 50, 100)
+SHORT_SIZES = (1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 10)
 WITHOUT_SHARE = 0.2
 """Lists of training that lack the name that is spoken."""
-DRILLED_SHARE = 0.5
-"""Written transcripts of training that are a few names instead of the sentence, all of them listed."""
 DRILLED_NAMES = 5
+"""At most, in a drill."""
 MISHEARD_SHARE = 0.6
 """Names of written transcripts that are misheard."""
 
 
 @dataclasses.dataclass(frozen=True)
 class NameList:
-    """Which names an instruction lists outside training.
+    """Which names an instruction lists.
 
     Attributes:
-      size: how many.
-      with_name: whether the one that is spoken is among them.
+      size: how many, outside training.
+      with_name: whether the one that is spoken is among them, outside training.
+      trained_sizes: of which training draws.
+      drilled: part of the written transcripts of training that are a few names instead of the sentence, all of them
+        listed. They teach to look a name up: in sentences it is one word of ten.
     """
 
     size: int = 10
     with_name: bool = True
+    trained_sizes: tuple[int, ...] = ALL_SIZES
+    drilled: float = 0.5
+
+
+SHORT_LISTS = NameList(trained_sizes=SHORT_SIZES, drilled=0.8)
+"""What a language model begins with: it learns to choose among two before it can choose among fifty."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +65,7 @@ def list_names(name: str, transcript: str, *, name_list: NameList, training: boo
     Args:
       name: what is spoken; '' if the sentence has no name.
       transcript: the sentence.
-      name_list: of splits other than training.
+      name_list: which names.
       training: draws the size, and whether the name is among the names of the list.
       written: the transcript stands in the place of speech, and may be misheard.
       seed: decides what is drawn.
@@ -65,8 +73,9 @@ def list_names(name: str, transcript: str, *, name_list: NameList, training: boo
     rng = random.Random(seed)
     inventory = names_lib.TRAIN_NAMES if training else names_lib.HELD_OUT_NAMES
     if training:
-        name_list = NameList(rng.choice(TRAINED_SIZES), rng.random() >= WITHOUT_SHARE)
-        if written and rng.random() < DRILLED_SHARE:
+        size, with_name = rng.choice(name_list.trained_sizes), rng.random() >= WITHOUT_SHARE
+        name_list = dataclasses.replace(name_list, size=size, with_name=with_name)
+        if written and rng.random() < name_list.drilled:
             return _drill(inventory, size=name_list.size, rng=rng)
     listed = names_lib.name_list(
         name, inventory=inventory, size=name_list.size, seed=rng.getrandbits(32), with_name=name_list.with_name

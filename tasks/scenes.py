@@ -24,7 +24,7 @@ and the mixtures
     scenes_encoder_chorus                       transcribe of full, drill, chorus and chorus_drill
     scenes_sentences                            transcribe of full and chorus
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
-    scenes_text_lists                           the same, half of it with lists of names
+    scenes_text_short_lists, scenes_text_lists  the same, half of it lists of names: up to ten, or any length
 
 Importing this module registers them all and reads nothing. Splits are train, validation and test.
 """
@@ -40,7 +40,7 @@ from slm_jax.data.prompts import PromptTemplate
 from slm_jax.data.sources import TfdsSource
 from slm_jax.data.vocabularies import SCENES_MODEL, SCENES_SENTINELS
 from slm_jax.tasks.misheard import mishear_transcripts
-from slm_jax.tasks.name_lists import NameList, draw_names
+from slm_jax.tasks.name_lists import SHORT_LISTS, NameList, draw_names
 from slm_jax.tasks.registration import Form, TaskDefinition, metrics_for, register
 from slm_jax.tasks.spoken_scenes.builder import SpokenScenes
 from slm_jax.tasks.spoken_scenes.families import FAMILIES, FAMILY, Family
@@ -93,10 +93,11 @@ def task_name(
 ) -> str:
     """Name of a task; see the module."""
     text = "" if form in SPOKEN or config == "text" else "text_"
-    size = "" if name_list == TEN_NAMES else f"_{name_list.size}"
+    size = "" if name_list.size == TEN_NAMES.size else f"_{name_list.size}"
     without = "" if name_list.with_name else "_without"
+    short = "_short" if name_list.trained_sizes == SHORT_LISTS.trained_sizes else ""
     ending = ("_unseen_wording" if wording is Wording.UNSEEN else "") + ("_taught" if form is Form.TAUGHT else "")
-    return f"scenes_{config}_{text}{family}{size}{without}{ending}"
+    return f"scenes_{config}_{text}{family}{size}{without}{short}{ending}"
 
 
 def _source(config: str) -> TfdsSource:
@@ -159,6 +160,7 @@ def _register_tasks() -> None:
             _register_family(FAMILY[name], config, form=Form.TAUGHT)
     for config in ENCODER_CONFIGS:
         _register_family(FAMILY["transcribe"], config, form=Form.SPEECH)
+    _register_family(FAMILY["bias"], "text", form=Form.TEXT, name_list=SHORT_LISTS)
     for config in TEXT_CONFIGS:
         _register_span_corruption(config)
 
@@ -178,8 +180,10 @@ def _register_mixtures() -> None:
         rates = {task_name(config, kind, form=Form.TEXT): TEXT_RATES.get(kind, 1.0) for kind in kinds}
         seqio.MixtureRegistry.add(task_name(config, "all", form=Form.TEXT), [*rates.items()])
         if config == "text":
-            lists = rates | {task_name(config, "bias", form=Form.TEXT): LIST_RATE}
-            seqio.MixtureRegistry.add("scenes_text_lists", [*lists.items()])
+            del rates[bias := task_name(config, "bias", form=Form.TEXT)]
+            short = task_name(config, "bias", form=Form.TEXT, name_list=SHORT_LISTS)
+            seqio.MixtureRegistry.add("scenes_text_lists", [*rates.items(), (bias, LIST_RATE)])
+            seqio.MixtureRegistry.add("scenes_text_short_lists", [*rates.items(), (short, LIST_RATE)])
 
 
 _register_tasks()

@@ -36,7 +36,7 @@ def test_a_misheard_name_is_another_that_can_be_said(name: str):
 def test_training_draws_sizes_and_sometimes_leaves_the_name_out():
     name = TRAIN_NAMES[5]
     drawn = [draw(name, written=False, seed=seed) for seed in SEEDS]
-    assert {len(listed.names) for listed in drawn} == set(name_lists.TRAINED_SIZES)
+    assert {len(listed.names) for listed in drawn} == set(name_lists.ALL_SIZES)
     assert all(
         len(set(listed.names)) == len(listed.names) and set(listed.names) <= set(TRAIN_NAMES) for listed in drawn
     )
@@ -54,10 +54,13 @@ def test_what_the_list_has_is_corrected_and_nothing_else():
         assert listed.transcript.split()[-1] not in listed.names or listed.transcript == right
 
 
-def test_part_of_the_training_in_writing_is_nothing_but_names():
-    drawn = [draw(TRAIN_NAMES[5], seed=seed) for seed in SEEDS]
+@pytest.mark.parametrize("name_list", [TEN, name_lists.SHORT_LISTS], ids=["all", "short"])
+def test_part_of_the_training_in_writing_is_nothing_but_names(name_list: NameList):
+    drawn = [draw(TRAIN_NAMES[5], name_list=name_list, seed=seed) for seed in SEEDS]
+    assert {len(listed.names) for listed in drawn} <= {*name_list.trained_sizes, *range(1, 6)}
+    assert max(len(listed.names) for listed in drawn) == max(name_list.trained_sizes)
     drilled = [listed for listed in drawn if "saw" not in listed.transcript]
-    assert len(drilled) / len(drawn) == pytest.approx(name_lists.DRILLED_SHARE, abs=0.06)
+    assert len(drilled) / len(drawn) == pytest.approx(name_list.drilled, abs=0.06)
     pairs = []
     for listed in drilled:
         said, heard = listed.target.split(), listed.transcript.split()

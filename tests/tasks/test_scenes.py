@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from slm_jax.data.pipeline import eval_batches, eval_texts, train_batches
 from slm_jax.tasks import scenes
-from slm_jax.tasks.name_lists import TRAINED_SIZES
+from slm_jax.tasks.name_lists import ALL_SIZES
 from slm_jax.tasks.spoken_scenes import families
 from slm_jax.tasks.spoken_scenes.names import HELD_OUT_NAMES, TRAIN_NAMES
 
@@ -137,7 +137,7 @@ def test_lists_hold_the_spoken_name_once_among_names_of_the_split(split: str) ->
     for i, text in enumerate(found):
         names = [word for word in text["inputs"].split() if word in {*TRAIN_NAMES, *HELD_OUT_NAMES}]
         assert len(set(names)) == len(names) and set(names) <= set(inventory)
-        assert len(names) == 10 if split == "test" else len(names) in TRAINED_SIZES
+        assert len(names) == 10 if split == "test" else len(names) in ALL_SIZES
         if i % 2 == 0 and split == "test":
             assert names.count(inventory[i]) == 1
     if split == "test":

@@ -14,9 +14,10 @@ from slm_jax.weights import foundation, safetensors_io
 def convert(run_main, tmp_path, capsys):
     """Runs convert from a source to the folder `out`, and gives what it prints."""
 
-    def run(component, *, source):
+    def run(component, *, source, others=()):
         out = f"--out={tmp_path / 'new' / 'out'}"
-        run_main("convert", f"--source={source}", f"--component={component}", out, "--licence=Apache-2.0")
+        sources = [f"--source={each}" for each in (*others, source)]
+        run_main("convert", *sources, f"--component={component}", out, "--licence=Apache-2.0")
         return capsys.readouterr().out
 
     run.out = tmp_path / "new" / "out"
@@ -54,6 +55,18 @@ def test_a_component_of_a_run_loads_again(convert, tiny_training):
     assert_rounded(loaded.parameters, trained)
     count = sum(leaf.size for leaf in jax.tree.leaves(trained))
     assert printed == f"{convert.out / 'adapter.safetensors'}: {count:,} parameters, {loaded.fingerprint}\n"
+
+
+def test_of_several_runs_the_mean_is_written(convert, tiny_training, trained_lm, tmp_path):
+    other = jax.tree.map(lambda leaf: leaf + 1, trained_lm)
+    first, second = (save(tmp_path / n, {"lm": lm}, step=s) for n, lm, s in (("a", other, 3), ("b", trained_lm, 9)))
+    convert("lm", source=second, others=[first])
+    loaded = foundation.load_component(convert.out, component="lm", shapes=tiny_training.shapes["lm"])
+    assert_rounded(loaded.parameters, jax.tree.map(lambda leaf: leaf + np.float32(0.5), trained_lm))
+    assert foundation.read_manifest(convert.out)["components"]["lm"]["metrics"] == {}, "nobody has measured it"
+    third = save(tmp_path / "c", {"lm": {"embedding": np.ones((2, 2), "f")}})
+    with pytest.raises(ValueError, match="different names or shapes"):
+        convert("lm", source=third, others=[first])
 
 
 def test_layers_are_stacked_and_the_manifest_says_where_they_are_from(convert, tiny_training, trained_lm, tmp_path):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slm_jax.cascade import CascadeEvaluation, RetrievalEvaluation
+from slm_jax.claims.hearing import Hearing
 from slm_jax.data.pipeline import eval_batches
 from slm_jax.data.prompts import PromptTemplate
 from slm_jax.evaluation import CTCEvaluation, DecodedEvaluation, Prediction, WordedEvaluation
@@ -31,8 +32,8 @@ from slm_jax.weights.foundation import load_component
 Answers = list[Prediction]
 
 SPLIT = "test"
-LIST_TOKENS = 416
-"""Room for an instruction with a hundred names."""
+NAME_TOKENS = 4
+"""Room for a name in a list."""
 
 
 class Study:
@@ -49,6 +50,7 @@ class Study:
         self.config = config
         self.batch_size = batch_size
         self.found: dict[str, Answers] = {}
+        self.hearing = Hearing(model.training.objective.model)
 
     def spoken(self, family: str) -> Answers:
         """To the speech and the first wording of a family's instruction."""
@@ -153,11 +155,15 @@ class Study:
             evaluation = make(
                 task=scenes.task_name(self.config, family, form=form, name_list=name_list),
                 split=SPLIT,
-                task_feature_lengths=self._lengths(family),
+                task_feature_lengths=self._lengths(name_list.size if family == "bias" else 0),
                 batch_size=self.batch_size,
             )
             start = time.monotonic()
-            predict = evaluation.predict(self.model.training.objective.model)
+            model = self.model.training.objective.model
+            if form is Form.SPEECH and make not in (CTCEvaluation, CascadeEvaluation):
+                predict = self.hearing.before(evaluation.predict(self.hearing.reader))
+            else:
+                predict = evaluation.predict(model)
             self.found[name] = evaluation.run(predict, self.model.params).predictions
             print(f"{name}: {len(self.found[name])} answers, {time.monotonic() - start:.1f} s", flush=True)
         return self.found[name]
@@ -166,12 +172,12 @@ class Study:
         batches = eval_batches(
             scenes.task_name(self.config, family, form=form),
             split=SPLIT,
-            task_feature_lengths=self._lengths(family),
+            task_feature_lengths=self._lengths(),
             batch_size=self.batch_size,
         )
         return map(jax.device_put, batches)
 
-    def _lengths(self, family: str) -> dict[str, int]:
+    def _lengths(self, names: int = 0) -> dict[str, int]:
+        """Room for an instruction with a transcript before it, or with a list of names."""
         lengths = dict(self.model.task_feature_lengths)
-        inputs = LIST_TOKENS if family == "bias" else lengths["inputs"] + lengths["targets"]
-        return lengths | {"inputs": inputs}
+        return lengths | {"inputs": lengths["inputs"] + max(lengths["targets"], NAME_TOKENS * names)}

@@ -63,14 +63,8 @@ class SpeechLanguageModel(nn.Module):
         )
         return frames if self.reducer is None else self.reducer(frames)
 
-    def prefix(
-        self, batch: Batch, *, training: Collection[str] = ()
-    ) -> tuple[Float[Array, "B P E"], Bool[Array, "B P"]]:
-        """The language model's prefix: adapted speech and embedded instruction, packed to the left."""
-        tokens = batch["encoder_input_tokens"]
-        instruction, instruction_length = self.lm.embed(tokens), jnp.sum(tokens > 0, axis=1)
-        if "speech" not in batch and "speech_embeddings" not in batch:
-            return instruction, tokens > 0
+    def adapt_speech(self, batch: Batch, *, training: Collection[str] = ()) -> EncoderOutput:
+        """The speech as vectors of the language model; they depend on nothing but the speech."""
         if self.adapter is None:
             raise ValueError(
                 "The batch has speech, but the model has no adapter: configure SpeechLanguageModel.adapter."
@@ -80,6 +74,17 @@ class SpeechLanguageModel(nn.Module):
             self._tell("dropped_frames", frames.dropped.sum(), frames.dropped.sum() + frames.mask.sum())
         adapted = self.adapter(frames, self.lm.embed, deterministic="adapter" not in training)
         self._tell("speech_vectors", adapted.mask.sum(), adapted.mask.any(axis=1).sum())
+        return adapted
+
+    def prefix(
+        self, batch: Batch, *, training: Collection[str] = ()
+    ) -> tuple[Float[Array, "B P E"], Bool[Array, "B P"]]:
+        """The language model's prefix: adapted speech and embedded instruction, packed to the left."""
+        tokens = batch["encoder_input_tokens"]
+        instruction, instruction_length = self.lm.embed(tokens), jnp.sum(tokens > 0, axis=1)
+        if "speech" not in batch and "speech_embeddings" not in batch:
+            return instruction, tokens > 0
+        adapted = self.adapt_speech(batch, training=training)
         speech, speech_length = adapted.embeddings.astype(instruction.dtype), jnp.sum(adapted.mask, axis=1)
         if self.order is PrefixOrder.INSTRUCTION_FIRST:
             return concatenate_left(instruction, instruction_length, speech, speech_length)

@@ -10,7 +10,7 @@ import pytest
 
 from slm_jax.cascade import CascadeEvaluation, RetrievalEvaluation
 from slm_jax.claims import study as study_lib
-from slm_jax.claims.study import LIST_TOKENS, Study
+from slm_jax.claims.study import NAME_TOKENS, Study
 from slm_jax.evaluation import CTCEvaluation, DecodedEvaluation, Evaluated, Prediction, WordedEvaluation
 from slm_jax.tasks.spoken_scenes.names import CATALOGUE
 from slm_jax.training.distillation import Distillation
@@ -59,7 +59,7 @@ def test_each_question_has_its_task_and_is_asked_once(study, asked):
     assert {(each.split, each.batch_size) for each in asked} == {("test", 4)}
     lengths = study.model.task_feature_lengths
     assert asked[0].task_feature_lengths == dict(lengths) | {"inputs": lengths["inputs"] + lengths["targets"]}
-    assert asked[4].task_feature_lengths["inputs"] == LIST_TOKENS
+    assert asked[4].task_feature_lengths["inputs"] == lengths["inputs"] + 50 * NAME_TOKENS
     retrieval, worded = asked[-2:]
     assert retrieval.catalogue == CATALOGUE and retrieval.limit == 7 and "{names}" in retrieval.prompt
     assert worded.prompt == "en espanol"

@@ -1,0 +1,62 @@
+"""Speech that is heard once, however many instructions there are about it."""
+
+import hashlib
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from slm_jax.evaluation import Predict
+from slm_jax.models.interfaces import Embed, EncoderOutput
+from slm_jax.models.slm import SpeechLanguageModel
+from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
+
+
+class Adapted(nn.Module):
+    """An adapter for what an adapter gave already."""
+
+    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> EncoderOutput:
+        del embed, deterministic
+        return frames
+
+    def output_length(self, num_frames: int) -> int:
+        """All of them."""
+        return num_frames
+
+
+class Hearing:
+    """What a model makes of utterances, kept.
+
+    Args:
+      model: a speech-and-language model.
+
+    Attributes:
+      reader: the same model, for batches with speech as `add` gives it.
+    """
+
+    def __init__(self, model: SpeechLanguageModel) -> None:
+        self.reader = model.clone(adapter=Adapted())
+        self.heard: dict[bytes, EncoderOutput] = {}
+
+        def listen(params: PyTree, batch: Batch) -> EncoderOutput:
+            found: EncoderOutput = model.apply({"params": params}, batch, method="adapt_speech")
+            return found
+
+        self.listen = jax.jit(listen)
+
+    def add(self, params: PyTree, batch: Batch) -> Batch:
+        """The batch with its speech as the language model's vectors, always of the same `params`."""
+        key = hashlib.blake2b(np.ascontiguousarray(batch["speech"])).digest()
+        if key not in self.heard:
+            speech = {name: batch[name] for name in ("speech", "speech_length")}
+            self.heard[key] = self.listen(params, speech)
+        heard = self.heard[key]
+        return {**batch, "speech_embeddings": heard.embeddings, "speech_mask": heard.mask}
+
+    def before(self, predict: Predict) -> Predict:
+        """Predicts with the reader from what was heard."""
+
+        def heard(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
+            return predict(params, self.add(params, batch), rng)
+
+        return heard

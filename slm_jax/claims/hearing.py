@@ -1,6 +1,7 @@
 """Speech that is heard once, however many instructions there are about it."""
 
 import hashlib
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 
 from slm_jax.evaluation import Predict
 from slm_jax.models.interfaces import Embed, EncoderOutput
-from slm_jax.models.slm import SpeechLanguageModel
 from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
 
 
@@ -34,19 +34,19 @@ class Hearing:
       reader: the same model, for batches with speech as `add` gives it.
     """
 
-    def __init__(self, model: SpeechLanguageModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.reader = model.clone(adapter=Adapted())
         self.heard: dict[bytes, EncoderOutput] = {}
 
         def listen(params: PyTree, batch: Batch) -> EncoderOutput:
-            found: EncoderOutput = model.apply({"params": params}, batch, method="adapt_speech")
+            found: Any = model.apply({"params": params}, batch, method="adapt_speech")
             return found
 
         self.listen = jax.jit(listen)
 
     def add(self, params: PyTree, batch: Batch) -> Batch:
         """The batch with its speech as the language model's vectors, always of the same `params`."""
-        key = hashlib.blake2b(np.ascontiguousarray(batch["speech"])).digest()
+        key = hashlib.blake2b(np.asarray(batch["speech"]).tobytes()).digest()
         if key not in self.heard:
             speech = {name: batch[name] for name in ("speech", "speech_length")}
             self.heard[key] = self.listen(params, speech)

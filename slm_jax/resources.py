@@ -24,7 +24,3 @@ def lock_file() -> pathlib.Path | None:
     """The checkout's pinned versions, requirements/cpu.lock; None in an installed package, which has none."""
     path = PACKAGE.parent / "requirements" / "cpu.lock"
     return path if path.exists() else None
-
-
-STUDY_BUNDLE = PACKAGE / "claims" / "bundle"
-"""The adapter that ships: the one whose claims are measured (docs/claims.md)."""

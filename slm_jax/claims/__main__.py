@@ -1,4 +1,4 @@
-"""Measures the claims about one bundle: `python -m slm_jax.claims [--bundle=DIR] [--output=runs/claims]`.
+"""Measures the claims about one bundle: `python -m slm_jax.claims --bundle=DIR [--output=runs/claims]`.
 
 Sentences that training never had, spoken by a voice that it never had. Numbers have intervals: the examples of the
 test set are drawn anew (95%, percentile bootstrap), for a ratio those of both sides together.
@@ -17,15 +17,12 @@ from slm_jax.claims.measures import as_table
 from slm_jax.claims.records import seed_of
 from slm_jax.claims.study import Study
 from slm_jax.claims.table import all_claims
-from slm_jax.resources import STUDY_BUNDLE
 from slm_jax.tasks.spoken_scenes.prepare import prepare
 from slm_jax.training.bundle import load_bundle
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string(
-    "bundle", str(STUDY_BUNDLE), "A bundle, or the MODEL_DIR of a run; if not given, the one that ships."
-)
+flags.DEFINE_string("bundle", None, "A bundle, or the MODEL_DIR of a run.", required=True)
 flags.DEFINE_string("output", "runs/claims", "A folder for summary.json and the answers.")
 flags.DEFINE_string("config", "claims", "Whose test split: a configuration of the dataset spoken_scenes.")
 flags.DEFINE_integer("batch_size", 50, "Examples decoded at once.")

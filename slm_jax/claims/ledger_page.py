@@ -25,8 +25,8 @@ Every number of [the claims](claims.md). `python -m slm_jax.claims.ledger` makes
 _CLAIMS = """
 ## Claims
 
-`make claims` measures the shipped bundle, which is seed {shipped} of experiments/claims/study.gin; the other seeds by
-`python -m slm_jax.claims --bundle=MODEL_DIR`. Commit {commits}; {minutes} minutes on 2 cores each.
+`python -m slm_jax.claims --bundle=MODEL_DIR` measured the seeds of experiments/claims/study.gin. Commit {commits};
+{minutes} minutes on 2 cores each.
 
 """
 _RUNS = """
@@ -58,7 +58,7 @@ def ledger(claims: Sequence[Summary], records: Sequence[Record]) -> str:
     if claims:
         minutes = "%.0f" % (np.mean([summary["seconds"] for summary in claims]) / 60)
         commits = ", ".join(sorted({summary["commit"] for summary in claims}))
-        parts.append(_CLAIMS.format(shipped=claims[0]["seed"], commits=commits, minutes=minutes))
+        parts.append(_CLAIMS.format(commits=commits, minutes=minutes))
         parts.append(_claims_table(claims))
     for title, prefix in GROUPS:
         if found := members(records, prefix):

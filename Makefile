@@ -11,7 +11,7 @@ STAMP := $(VENV)/.complete
 WORKERS ?= 2
 UV := uv>=0.13,<0.14
 
-.PHONY: help env quickstart test test-slow lint lock doctor clean
+.PHONY: help env quickstart claims test test-slow lint lock doctor clean
 
 help: ## this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ $(STAMP): requirements/cpu.lock setup.py
 
 quickstart: $(STAMP) ## train a small speech and language model on this machine's CPU, from nothing
 	$(BIN)/python -m slm_jax.train --gin_file=gin/experiments/quickstart.gin
+
+claims: $(STAMP) ## measure again what the shipped adapter can do (docs/claims.md), about 10 minutes on 2 cores
+	$(BIN)/python -m slm_jax.claims
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

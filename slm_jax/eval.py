@@ -14,10 +14,11 @@ from rich.table import Table
 
 from slm_jax import gin_utils
 from slm_jax.evaluation import DecodedEvaluation, Evaluated
+from slm_jax.training.bundle import SHIPPED
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("bundle", None, "A bundle, or the MODEL_DIR of a run.", required=True)
+flags.DEFINE_string("bundle", SHIPPED, "A bundle, or the MODEL_DIR of a run; by default the one of slm_jax.")
 flags.DEFINE_multi_string("task", [], "A SeqIO task; give the flag again for more.")
 flags.DEFINE_string("split", "test", "The tasks' split.")
 flags.DEFINE_string("output", None, "A folder for the scores (scores.json) and the answers (TASK.jsonl).")

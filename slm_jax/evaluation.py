@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,8 @@ from slm_jax.decoding.greedy import Greedy
 from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
 
 Predict = Callable[[PyTree, Batch, PRNGKey], Int[Array, "B L"]]
+Examples: TypeAlias = tuple[Mapping[str, Any], Sequence[Mapping[str, str]]]
+"""A batch, and the instruction and the reference of its rows: "inputs", "targets"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,28 +139,53 @@ class DecodedEvaluation:
     def vocabulary(self) -> Vocabulary:
         return pipeline.get_mixture_or_task(self.task).output_features["targets"].vocabulary
 
-    def decode(
-        self, predict: Predict, params: PyTree, *, shard: Callable = jax.device_put, start: int = 0
-    ) -> Iterator[Prediction]:
-        """The examples of the split from number `start` on, in its order, as they are decoded."""
+    def examples(self) -> Iterator[Examples]:
+        """The batches of the split in its order, each with the texts of its real rows."""
         lengths = self.task_feature_lengths
-        texts = itertools.islice(
-            pipeline.eval_texts(self.task, task_feature_lengths=lengths, split=self.split), start, None
-        )
+        texts = pipeline.eval_texts(self.task, task_feature_lengths=lengths, split=self.split)
         batches = pipeline.eval_batches(
             self.task, task_feature_lengths=lengths, split=self.split, batch_size=self.batch_size
         )
-        for number, batch in itertools.islice(enumerate(batches), start // self.batch_size, None):
+        for batch in batches:
+            real = int((batch["decoder_loss_weights"].sum(axis=1) > 0).sum())
+            yield batch, list(itertools.islice(texts, real))
+
+    def decode(
+        self,
+        predict: Predict,
+        params: PyTree,
+        *,
+        shard: Callable = jax.device_put,
+        start: int = 0,
+        examples: Iterable[Examples] | None = None,
+    ) -> Iterator[Prediction]:
+        """The examples of the split from number `start` on, in its order, as they are decoded.
+
+        Args:
+          predict: decodes a batch.
+          params: its parameters.
+          shard: puts a batch on the devices.
+          start: examples left out at the beginning.
+          examples: what `examples()` gave, if it is at hand.
+        """
+        chosen = enumerate(self.examples() if examples is None else examples)
+        for number, (batch, texts) in itertools.islice(chosen, start // self.batch_size, None):
             key = jax.random.fold_in(jax.random.key(self.seed), number)
             tokens = np.asarray(predict(params, shard(batch), key))
-            real = tokens[batch["decoder_loss_weights"].sum(axis=1) > 0]
-            for row in real[max(0, start - number * self.batch_size) :]:
-                text = next(texts)
-                yield Prediction(text["inputs"], text["targets"], self.vocabulary.decode(row.tolist()))
+            rows = zip(tokens.tolist(), texts, strict=False)  # empty rows have no texts
+            for row, text in itertools.islice(rows, max(0, start - number * self.batch_size), None):
+                yield Prediction(text["inputs"], text["targets"], self.vocabulary.decode(row))
 
-    def run(self, predict: Predict, params: PyTree, *, shard: Callable = jax.device_put) -> Evaluated:
-        """Scores of the whole split."""
-        predictions = list(self.decode(predict, params, shard=shard))
+    def run(
+        self,
+        predict: Predict,
+        params: PyTree,
+        *,
+        shard: Callable = jax.device_put,
+        examples: Iterable[Examples] | None = None,
+    ) -> Evaluated:
+        """Scores of the whole split; the arguments are those of `decode`."""
+        predictions = list(self.decode(predict, params, shard=shard, examples=examples))
         return Evaluated(self.score(predictions), predictions)
 
     def score(self, predictions: list[Prediction]) -> dict[str, float]:

@@ -24,10 +24,11 @@ from slm_jax.decoding.greedy import Greedy
 from slm_jax.decoding.sampling import Sampling
 from slm_jax.evaluation import DecodedEvaluation
 from slm_jax.inference import LoadedModel
+from slm_jax.training.bundle import SHIPPED
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("bundle", None, "A bundle, or the MODEL_DIR of a run.", required=True)
+flags.DEFINE_string("bundle", SHIPPED, "A bundle, or the MODEL_DIR of a run; by default the one of slm_jax.")
 flags.DEFINE_multi_string("audio", [], "An audio file; more may follow it, or the flag may be given again.")
 flags.DEFINE_string("prompt", None, "The instruction about audio files; by default the first one of the bundle.")
 flags.DEFINE_string("task", None, "A SeqIO task to answer instead of audio files.")

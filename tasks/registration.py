@@ -31,13 +31,19 @@ TRANSCRIPTION_METRICS: tuple[Metric, ...] = (
 
 TRANSLATION_METRICS: tuple[Metric, ...] = (metrics.bleu, metrics.chrf)
 ANSWER_METRICS: tuple[Metric, ...] = (metrics.exact_match, metrics.word_error_rate)
+SENTENCE_METRICS: tuple[Metric, ...] = (metrics.bleu, metrics.exact_match, metrics.word_error_rate)
+
+SENTENCES = ("continuation", "negation", "number", "opposite", "reply", "summary", "tense")
+"""Kinds of instructions that are answered by a sentence; BLEU tells one wrong word of it from ten."""
 
 
 def metrics_for(kind: str) -> tuple[Metric, ...]:
     """What predictions for a kind of instruction (`PromptTemplate.kind`) are judged by."""
     if kind.startswith(("transcribe", "bias")):
         return TRANSCRIPTION_METRICS
-    return TRANSLATION_METRICS if kind.startswith("translate") else ANSWER_METRICS
+    if kind.startswith("translate"):
+        return TRANSLATION_METRICS
+    return SENTENCE_METRICS if kind.startswith(SENTENCES) else ANSWER_METRICS
 
 
 class Form(enum.Enum):

@@ -1,4 +1,4 @@
-"""Measures the claims about one bundle: `python -m slm_jax.claims --bundle=DIR [--output=runs/claims]`.
+"""Measures the claims about one bundle: `python -m slm_jax.claims [--bundle=DIR] [--output=runs/claims]`.
 
 Sentences that training never had, spoken by a voice that it never had. Numbers have intervals: the examples of the
 test set are drawn anew (95%, percentile bootstrap), for a ratio those of both sides together.
@@ -18,11 +18,11 @@ from slm_jax.claims.records import seed_of
 from slm_jax.claims.study import Study
 from slm_jax.claims.table import all_claims
 from slm_jax.tasks.spoken_scenes.prepare import prepare
-from slm_jax.training.bundle import load_bundle
+from slm_jax.training.bundle import SHIPPED, load_bundle
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("bundle", None, "A bundle, or the MODEL_DIR of a run.", required=True)
+flags.DEFINE_string("bundle", SHIPPED, "A bundle, or the MODEL_DIR of a run; by default the one of slm_jax.")
 flags.DEFINE_string("output", "runs/claims", "A folder for summary.json and the answers.")
 flags.DEFINE_string("config", "claims", "Whose test split: a configuration of the dataset spoken_scenes.")
 flags.DEFINE_integer("batch_size", 50, "Examples decoded at once.")
@@ -36,11 +36,11 @@ def main(arguments: Sequence[str]) -> None:
     gin_utils.set_up_jax()
     prepare(config=FLAGS.config)
     manifest = load_bundle(FLAGS.bundle).manifest
-    study = Study(gin_utils.load_model(FLAGS.bundle), config=FLAGS.config, batch_size=FLAGS.batch_size)
+    folder = pathlib.Path(FLAGS.output).expanduser()
+    model = gin_utils.load_model(FLAGS.bundle)
+    study = Study(model, config=FLAGS.config, batch_size=FLAGS.batch_size, output=folder / "answers")
     claims = [*all_claims(study)]
     Console().print(as_table(claims))
-    folder = pathlib.Path(FLAGS.output).expanduser()
-    study.write_answers(folder)
     summary = {
         "parameters_fingerprint": manifest.parameters_fingerprint,
         "seed": seed_of(manifest),

@@ -7,9 +7,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from slm_jax.evaluation import Predict
 from slm_jax.models.interfaces import Embed, EncoderOutput
-from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
+from slm_jax.typing import Batch, PyTree
 
 
 class Adapted(nn.Module):
@@ -45,18 +44,11 @@ class Hearing:
         self.listen = jax.jit(listen)
 
     def add(self, params: PyTree, batch: Batch) -> Batch:
-        """The batch with its speech as the language model's vectors, always of the same `params`."""
+        """The batch with the language model's vectors in the place of its speech, always of the same `params`."""
         key = hashlib.blake2b(np.asarray(batch["speech"]).tobytes()).digest()
+        speech = {name: batch[name] for name in ("speech", "speech_length")}
         if key not in self.heard:
-            speech = {name: batch[name] for name in ("speech", "speech_length")}
             self.heard[key] = self.listen(params, speech)
         heard = self.heard[key]
-        return {**batch, "speech_embeddings": heard.embeddings, "speech_mask": heard.mask}
-
-    def before(self, predict: Predict) -> Predict:
-        """Predicts with the reader from what was heard."""
-
-        def heard(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
-            return predict(params, self.add(params, batch), rng)
-
-        return heard
+        rest = {name: value for name, value in batch.items() if name not in speech}
+        return {**rest, "speech_embeddings": heard.embeddings, "speech_mask": heard.mask}

@@ -38,7 +38,10 @@ _SHORT = {
     "translate_de/bleu": "German BLEU",
     "translate_es/bleu": "Spanish BLEU",
     "question/exact_match": "question",
-    "reply/exact_match": "reply",
+    "reply/bleu": "reply BLEU",
+    "text_translate_es/bleu": "Spanish BLEU, of transcripts",
+    "text_question/exact_match": "question, of transcripts",
+    "text_reply/bleu": "reply BLEU, of transcripts",
     "seen_voices/wer": "WER, voices of training",
     "unseen_voice/wer": "WER, unseen voice",
 }

@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from slm_jax.data.bootstrap import Interval, bootstrap
+from slm_jax.data.counted import COUNTED
 from slm_jax.data.word_errors import error_rate, word_errors
 from slm_jax.evaluation import Prediction
 from slm_jax.tasks.registration import metrics_for
@@ -75,24 +76,28 @@ def measured(name: str, label: str, score: Score, *, n: int, **bounds: float) ->
 
 def metric(answers: Answers, kind: str) -> tuple[str, Score]:
     """The first metric of a kind of instruction, by name, as a score over examples."""
-    function = metrics_for(kind)[0]
+    targets, predictions = _sides(answers)
+    (name,) = metrics_for(kind)[0](targets[:1], predictions[:1])
+    return name, COUNTED[name](targets, predictions)
 
-    def scores(numbers: Sequence[int] | np.ndarray) -> dict[str, float]:
-        return function([answers[i].target for i in numbers], [answers[i].prediction for i in numbers])
 
-    ((name, _),) = scores(range(len(answers))).items()
-    return name, lambda numbers: scores(numbers)[name]
+def exact(answers: Answers) -> Score:
+    """Percentage of answers that are right to the letter."""
+    return COUNTED["exact_match"](*_sides(answers))
 
 
 def error_rates(answers: Answers, *, chosen: Collection[str] = ()) -> tuple[Score, Score, Score]:
     """Word error rates over examples: of the chosen words, of all others, of all."""
-    targets, predictions = zip(*((answer.target, answer.prediction) for answer in answers), strict=True)
-    kinds = word_errors(targets, predictions, chosen=chosen)
+    kinds = word_errors(*_sides(answers), chosen=chosen)
 
     def rate(counts: np.ndarray) -> Score:
         return lambda numbers: error_rate(counts[numbers])
 
     return rate(kinds[0]), rate(kinds[1]), rate(kinds[0] + kinds[1])
+
+
+def _sides(answers: Answers) -> tuple[list[str], list[str]]:
+    return [answer.target for answer in answers], [answer.prediction for answer in answers]
 
 
 def ratio(score: Score, other: Score) -> Score:

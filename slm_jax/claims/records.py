@@ -21,6 +21,9 @@ Summary = Mapping[str, Any]
 Curve = Sequence[Sequence[int | float]]
 """Pairs of a step and a loss."""
 
+TEXT = "text_"
+"""How the names of evaluations begin that have the transcript in the place of the speech."""
+
 _WARM_UP_ROWS = 5
 """Rows of metrics.jsonl at the start, in which programs are compiled."""
 
@@ -139,7 +142,8 @@ def _scores(model_dir: pathlib.Path, *, step: int) -> list[tuple[str, Number]]:
     for path in sorted((model_dir / "predictions").glob(f"*-{step}.jsonl")):
         evaluation = path.stem.removesuffix(f"-{step}")
         answers = [Prediction(**json.loads(line)) for line in path.read_text().splitlines()]
-        name, score = metric(answers, evaluation if evaluation in FAMILY else "transcribe")
+        family = evaluation.removeprefix(TEXT)
+        name, score = metric(answers, family if family in FAMILY else "transcribe")
         claim = measured(evaluation, evaluation, score, n=len(answers))
         low, high = (round(bound, 2) for bound in (claim.low or 0.0, claim.high or 0.0))
         scores.append((f"{evaluation}/{name}", Number(round(claim.score, 2), low, high, claim.n)))

@@ -16,7 +16,7 @@ from slm_jax.cascade import CascadeEvaluation, RetrievalEvaluation
 from slm_jax.claims.hearing import Hearing
 from slm_jax.data.pipeline import eval_batches
 from slm_jax.data.prompts import PromptTemplate
-from slm_jax.evaluation import CTCEvaluation, DecodedEvaluation, Prediction, WordedEvaluation
+from slm_jax.evaluation import CTCEvaluation, DecodedEvaluation, Examples, Prediction, WordedEvaluation
 from slm_jax.inference import LoadedModel
 from slm_jax.models.interfaces import LossOutput
 from slm_jax.tasks import scenes
@@ -32,6 +32,8 @@ from slm_jax.weights.foundation import load_component
 Answers = list[Prediction]
 
 SPLIT = "test"
+FROM_WAVEFORMS = (CTCEvaluation, CascadeEvaluation, RetrievalEvaluation)
+"""Evaluations that listen themselves."""
 NAME_TOKENS = 4
 """Room for a name in a list."""
 
@@ -43,13 +45,16 @@ class Study:
       model: the bundle with its frozen parts.
       config: whose test split: a configuration of the dataset spoken_scenes.
       batch_size: examples decoded at once.
+      output: a folder for the answers: a file of JSON lines for each kind, written as soon as it is answered.
     """
 
-    def __init__(self, model: LoadedModel, *, config: str, batch_size: int) -> None:
+    def __init__(self, model: LoadedModel, *, config: str, batch_size: int, output: pathlib.Path) -> None:
         self.model = model
         self.config = config
         self.batch_size = batch_size
+        self.output = output
         self.found: dict[str, Answers] = {}
+        self.heard: dict[str, list[Examples]] = {}
         self.hearing = Hearing(model.training.objective.model)
 
     def spoken(self, family: str) -> Answers:
@@ -135,13 +140,6 @@ class Study:
         """Examples of the test split."""
         return len(self.spoken("transcribe"))
 
-    def write_answers(self, folder: pathlib.Path) -> None:
-        """FOLDER/answers: a file of JSON lines for each kind of answers."""
-        (folder / "answers").mkdir(parents=True, exist_ok=True)
-        for name, answers in self.found.items():
-            lines = [json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
-            (folder / "answers" / f"{name.replace(', ', '-').replace(' ', '_')}.jsonl").write_text("".join(lines))
-
     def _answers(
         self,
         name: str,
@@ -155,29 +153,41 @@ class Study:
             evaluation = make(
                 task=scenes.task_name(self.config, family, form=form, name_list=name_list),
                 split=SPLIT,
-                task_feature_lengths=self._lengths(name_list.size if family == "bias" else 0),
+                task_feature_lengths=self._lengths(form, names=name_list.size if family == "bias" else 0),
                 batch_size=self.batch_size,
             )
             start = time.monotonic()
-            model = self.model.training.objective.model
-            if form is Form.SPEECH and make not in (CTCEvaluation, CascadeEvaluation):
-                predict = self.hearing.before(evaluation.predict(self.hearing.reader))
-            else:
-                predict = evaluation.predict(model)
-            self.found[name] = evaluation.run(predict, self.model.params).predictions
+            self.found[name] = self._run(evaluation, form)
+            self._write(name)
             print(f"{name}: {len(self.found[name])} answers, {time.monotonic() - start:.1f} s", flush=True)
         return self.found[name]
+
+    def _run(self, evaluation: DecodedEvaluation, form: Form) -> Answers:
+        model, params = self.model.training.objective.model, self.model.params
+        if form is not Form.SPEECH or isinstance(evaluation, FROM_WAVEFORMS):
+            return evaluation.run(evaluation.predict(model), params).predictions
+        if evaluation.task not in self.heard:
+            batches = ((jax.device_put(batch), texts) for batch, texts in evaluation.examples())
+            self.heard[evaluation.task] = [(self.hearing.add(params, batch), texts) for batch, texts in batches]
+        predict = evaluation.predict(self.hearing.reader)
+        return evaluation.run(predict, params, examples=self.heard[evaluation.task]).predictions
+
+    def _write(self, name: str) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n" for answer in self.found[name]]
+        (self.output / f"{name.replace(', ', '-').replace(' ', '_')}.jsonl").write_text("".join(lines))
 
     def _batches(self, family: str, *, form: Form) -> Iterator[Batch]:
         batches = eval_batches(
             scenes.task_name(self.config, family, form=form),
             split=SPLIT,
-            task_feature_lengths=self._lengths(),
+            task_feature_lengths=self._lengths(form),
             batch_size=self.batch_size,
         )
         return map(jax.device_put, batches)
 
-    def _lengths(self, names: int = 0) -> dict[str, int]:
-        """Room for an instruction with a transcript before it, or with a list of names."""
+    def _lengths(self, form: Form, *, names: int = 0) -> dict[str, int]:
+        """Those of training, with room for a transcript before the instruction or for a list of names in it."""
         lengths = dict(self.model.task_feature_lengths)
-        return lengths | {"inputs": lengths["inputs"] + max(lengths["targets"], NAME_TOKENS * names)}
+        transcript = lengths["targets"] if form is Form.TEXT else 0
+        return lengths | {"inputs": lengths["inputs"] + transcript + NAME_TOKENS * names}

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from slm_jax.claims.measures import Claim, difference, error_rates, measured, metric, ratio, spread
+from slm_jax.claims.measures import Claim, difference, error_rates, exact, measured, metric, ratio, spread
 from slm_jax.claims.study import Study
 from slm_jax.tasks.spoken_scenes.families import FAMILIES
 from slm_jax.tasks.spoken_scenes.names import CATALOGUE
 
 TRAINED_WITH_SPEECH = ("transcribe", "translate_de")
 SIZES = (1, 10, 50, 100)
+RETRIEVED = 3
+"""Names of a catalogue that are listed: the right one is nearly always among them, and more only confuse."""
 WORDED = ("transcribe", "translate_de", "translate_es", "reply")
 
 
@@ -50,6 +52,12 @@ def families(study: Study) -> Iterator[Claim]:
         yield measured(f"{family}_speech", f"{family} ({kind}), {name} from speech", from_speech, n=len(spoken))
         yield measured(f"{family}_text", f"  {name} from the transcript", from_text, n=len(written))
         yield measured(f"{family}_ratio", "  ratio", ratio(from_speech, from_text), n=len(spoken), at_least=bound)
+        if name == "bleu":
+            whole = [exact(answers) for answers in (spoken, written)]
+            for score, place in zip(whole, ("speech", "text"), strict=True):
+                yield measured(
+                    f"{family}_exact_{place}", f"  whole sentences right, from {place}", score, n=len(spoken)
+                )
 
 
 def biasing(study: Study) -> Iterator[Claim]:
@@ -72,12 +80,17 @@ def biasing(study: Study) -> Iterator[Claim]:
         "bias_gain", "names wrong with a list of 10 over without", ratio(names_ten, names_plain),
         n=len(plain), at_most=0.5,
     )  # fmt: skip
-    retrieved = study.retrieved(10)
+    retrieved = study.retrieved(RETRIEVED)
     names, others, _ = error_rates(retrieved, chosen=CATALOGUE)
-    yield measured("retrieval_names", "10 names out of 1000 by CTC's text, WER of names", names, n=len(plain))
+    label = f"{RETRIEVED} names out of {len(CATALOGUE)} by CTC's text, WER of names"
+    yield measured("retrieval_names", label, names, n=len(plain))
     yield measured("retrieval_others", "  WER of other words", others, n=len(plain))
     yield measured(
-        "retrieval_ratio", "  over the list that surely has it", ratio(names, names_ten), n=len(plain), at_most=1.2
+        "retrieval_ratio",
+        "  over the list of 10 that surely has it",
+        ratio(names, names_ten),
+        n=len(plain),
+        at_most=1.2,
     )
 
 

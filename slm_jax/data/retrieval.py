@@ -4,14 +4,15 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from rapidfuzz import fuzz, process
+from rapidfuzz import process
+from rapidfuzz.distance import Levenshtein
 
 
 def retrieve(heard: str, catalogue: Sequence[str], *, limit: int) -> list[str]:
     """The phrases that are spelled most like some part of a transcript, best first.
 
     A part is a word, or neighbouring words as many as the longest phrase has and one more, since a listener often cuts
-    a name in two. How alike two spellings are is rapidfuzz's ratio: 100 x (1 - edits / letters).
+    a name in two. How alike two spellings are is 1 - edits / letters of the longer one.
 
     Args:
       heard: the transcript, such as what CTC writes; it may be empty.
@@ -30,5 +31,5 @@ def retrieve(heard: str, catalogue: Sequence[str], *, limit: int) -> list[str]:
     starts = itertools.product(range(len(words)), range(1, longest + 1))
     parts = ["".join(words[start : start + size]) for start, size in starts]
     joined = [phrase.replace(" ", "") for phrase in catalogue]
-    alike = process.cdist(parts or [""], joined, scorer=fuzz.ratio).max(axis=0)
+    alike = process.cdist(parts or [""], joined, scorer=Levenshtein.normalized_similarity).max(axis=0)
     return [catalogue[index] for index in np.argsort(-alike, kind="stable")[:limit]]

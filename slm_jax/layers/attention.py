@@ -16,7 +16,11 @@ Rotation = Callable[[jax.Array], jax.Array]
 
 
 class KeyValue(NamedTuple):
-    """Projected keys and values, [B, K, G, D] each (G groups of heads)."""
+    """Projected keys and values, [B, G, K, D] each (G groups of heads).
+
+    Groups come before time: a decoding step then multiplies what it holds as it lies. With time first, XLA on a CPU
+    transposes the whole cache in every step.
+    """
 
     key: jax.Array
     value: jax.Array
@@ -24,8 +28,8 @@ class KeyValue(NamedTuple):
     def write(self, new: "KeyValue", index: jax.Array) -> "KeyValue":
         """This cache with `new` written at position `index` of the time axis."""
         return KeyValue(
-            jax.lax.dynamic_update_slice_in_dim(self.key, new.key.astype(self.key.dtype), index, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(self.value, new.value.astype(self.value.dtype), index, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(self.key, new.key.astype(self.key.dtype), index, axis=2),
+            jax.lax.dynamic_update_slice_in_dim(self.value, new.value.astype(self.value.dtype), index, axis=2),
         )
 
 
@@ -36,10 +40,15 @@ class HeadNorm(enum.Enum):
     RMS = "rms"
 
 
+def heads_first(x: Float[Array, "B K G D"]) -> Float[Array, "B G K D"]:
+    """The layout of `KeyValue`."""
+    return jnp.swapaxes(x, 1, 2)
+
+
 def dot_product_attention(
     query: Float[Array, "B Q H D"],
-    key: Float[Array, "B K G D"],
-    value: Float[Array, "B K G D"],
+    key: Float[Array, "B G K D"],
+    value: Float[Array, "B G K D"],
     *,
     mask: Bool[Array, "#B #Q K"] | None = None,
     bias: Float[Array, "#B H Q K"] | None = None,
@@ -50,9 +59,9 @@ def dot_product_attention(
     A query that may see no key gives zeros, never NaN.
     """
     batch, num_queries, num_heads, head_dim = query.shape
-    groups = key.shape[2]
+    groups = key.shape[1]
     query = query.reshape(batch, num_queries, groups, num_heads // groups, head_dim)
-    scores = jnp.einsum("bqgrd,bkgd->bgrqk", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bqgrd,bgkd->bgrqk", query, key, preferred_element_type=jnp.float32)
     if logit_softcap is not None:
         scores = logit_softcap * jnp.tanh(scores / logit_softcap)
     if bias is not None:
@@ -63,7 +72,7 @@ def dot_product_attention(
     weights = jax.nn.softmax(scores, axis=-1)
     if mask is not None:
         weights = jnp.where(mask, weights, 0)
-    mixed = jnp.einsum("bgrqk,bkgd->bqgrd", weights.astype(value.dtype), value)
+    mixed = jnp.einsum("bgrqk,bgkd->bqgrd", weights.astype(value.dtype), value)
     return mixed.reshape(batch, num_queries, num_heads, head_dim)
 
 
@@ -118,7 +127,7 @@ class MultiHeadAttention(nn.Module):
         key, value = self.key(x), self.value(x)
         if self.head_norm is HeadNorm.RMS:
             key = self.key_norm(key)
-        return KeyValue(rotate(key) if rotate else key, value)
+        return KeyValue(*(heads_first(x) for x in (rotate(key) if rotate else key, value)))
 
     @nn.compact
     def __call__(

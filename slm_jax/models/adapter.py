@@ -114,8 +114,8 @@ class CTCPosteriorAdapter(nn.Module):
     """Tells the language model what CTC has heard, in its own vectors (LegoSLM, arXiv 2505.11352).
 
     A frame becomes the sum of the vectors of its likeliest tokens, weighted by their CTC posteriors. What the blank
-    has of the posterior is missing, so that doubtful frames are short. What comes out is a linear map of these sums and
-    what `adapter` makes of them in their context, added; let that be small at first (`output_scale`).
+    has of the posterior is missing, so that doubtful frames are short. To this is added what `adapter` makes of the
+    sums in their context; let that be small at first (`output_scale`): the language model can read the sums already.
 
     The labels of the CTC head have to be the language model's tokens.
 
@@ -136,14 +136,13 @@ class CTCPosteriorAdapter(nn.Module):
     @nn.compact
     def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> EncoderOutput:
         heard = self.heard(frames, embed)
-        x = Dense((heard.shape[-1],), ("adapter", "embed"), name="projection")(heard)
         context = self.adapter(frames._replace(embeddings=heard), embed, deterministic=deterministic)
-        if context.embeddings.shape != x.shape:
+        if context.embeddings.shape != heard.shape:
             raise ValueError(
-                f"CTCPosteriorAdapter.adapter makes {context.embeddings.shape} of {x.shape}: it has to give "
+                f"CTCPosteriorAdapter.adapter makes {context.embeddings.shape} of {heard.shape}: it has to give "
                 "a vector of the language model's width for each frame"
             )
-        x = jnp.where(frames.mask[..., None], x + context.embeddings, 0)
+        x = jnp.where(frames.mask[..., None], heard + context.embeddings, 0)
         return EncoderOutput(x, frames.mask, dropped=frames.dropped)
 
     def heard(self, frames: EncoderOutput, embed: Embed) -> Float[Array, "B S E"]:

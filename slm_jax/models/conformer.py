@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from slm_jax.audio.log_mel import LogMel
 from slm_jax.audio.spec_augment import SpecAugment
-from slm_jax.layers.attention import dot_product_attention
+from slm_jax.layers.attention import KeyValue, dot_product_attention, heads_first
 from slm_jax.layers.dense import Dense, lecun_normal, small_normal
 from slm_jax.layers.enums import resolve_enums
 from slm_jax.layers.masks import key_mask, length_mask
@@ -87,7 +87,8 @@ class RelativeAttention(nn.Module):
         by_distance = jnp.einsum("bqhd,rhd->bhqr", query + offset("position_bias"), relative)
         bias = relative_shift(by_distance) * head_dim**-0.5
         content = (query + offset("content_bias")) * head_dim**-0.5
-        mixed = dot_product_attention(content, project("key")(x), project("value")(x), mask=key_mask(mask), bias=bias)
+        keys = KeyValue(heads_first(project("key")(x)), heads_first(project("value")(x)))
+        mixed = dot_product_attention(content, *keys, mask=key_mask(mask), bias=bias)
         mixed = nn.with_logical_constraint(mixed, ("batch", "frames", "heads", "kv"))
         out = Dense((x.shape[-1],), ("heads", "kv", "embed"), kernel_init=small_normal, dtype=self.dtype, name="out")
         return out(mixed)

@@ -330,7 +330,7 @@ class DecoderOnly(LayerSettings, kw_only=True):
         """The cache before the first target token: P slots for the prefix, then `max_decode_length` for targets."""
         prefix, positions = self.prefix(prefix_embeddings, prefix_mask)
         batch, size = prefix_mask.shape
-        shape = (self.num_layers, batch, size + max_decode_length, self.num_kv_heads, self.head_dim)
+        shape = (self.num_layers, batch, self.num_kv_heads, size + max_decode_length, self.head_dim)
         empty = KeyValue(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
         seen = jnp.pad(prefix_mask, ((0, 0), (0, max_decode_length)))
         _, cache = self.decoder(prefix, masks.key_mask(seen), positions, cache=empty, slot=jnp.zeros((), jnp.int32))
@@ -341,7 +341,7 @@ class DecoderOnly(LayerSettings, kw_only=True):
     ) -> tuple[Float[Array, "B V"], DecodeCache]:
         """Feeds target input number `index` (less than max_decode_length); gives the next token's logits."""
         batch, prefix_size = cache.prefix_mask.shape
-        num_targets = cache.layers.key.shape[2] - prefix_size
+        num_targets = cache.layers.key.shape[3] - prefix_size
         past = jnp.broadcast_to(jnp.arange(num_targets) <= index, (batch, num_targets))
         hidden, layers = self.decoder(
             self.embed(tokens[:, None]),

@@ -30,7 +30,7 @@ class DecoderPass(enum.Enum):
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one decoder layer: of the target so far [B, T, G, D] and of the prefix [B, P, G, D]."""
+    """Keys and values of one decoder layer: of the target so far [B, G, T, D] and of the prefix [B, G, P, D]."""
 
     self_attention: KeyValue
     cross_attention: KeyValue
@@ -210,7 +210,7 @@ class Decoder(Stack):
         if decoder_pass is DecoderPass.TEACHER_FORCING:
             queries = keys = jnp.arange(x.shape[1])
         elif decoder_pass is DecoderPass.STEP:
-            queries, keys = index[None], jnp.arange(cache.self_attention.key.shape[2])
+            queries, keys = index[None], jnp.arange(cache.self_attention.key.shape[3])
         if x is not None:
             x = self.dropout(x, deterministic=deterministic)
             mask = (keys[None, :] <= queries[:, None])[None]
@@ -336,7 +336,7 @@ class T5(nn.Module):
         """The cache before the first target token, with room for `max_decode_length` of them."""
         prefix = self.encode(prefix_embeddings, prefix_mask)
         _, prefix_keys = self.decoder(DecoderPass.PROJECT_PREFIX, None, prefix=prefix)
-        shape = (self.num_decoder_layers, prefix.shape[0], max_decode_length, self.num_heads, self.head_dim)
+        shape = (self.num_decoder_layers, prefix.shape[0], self.num_heads, max_decode_length, self.head_dim)
         empty = KeyValue(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
         return DecodeCache(layers=LayerCache(empty, prefix_keys), prefix_mask=prefix_mask)
 

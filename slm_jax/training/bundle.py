@@ -13,12 +13,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from slm_jax import __version__, trees
+from slm_jax.resources import PACKAGE
 from slm_jax.typing import PyTree
 from slm_jax.weights import fingerprints, safetensors_io
 
 FORMAT_VERSION = 1
 FOLDER = "bundle"
 """Where a run's bundle lies in its MODEL_DIR."""
+SHIPPED = "shipped"
+"""Names the bundle that comes with slm_jax, wherever a bundle is read."""
+SHIPPED_FOLDER = PACKAGE / "foundation" / FOLDER
+"""It was trained on the foundation models of the same folder, by experiments/claims/study.gin."""
 MANIFEST, PARAMETERS, CONFIG = "manifest.json", "trainable.safetensors", "config.gin"
 
 ADVICE: Mapping[str, str] = {
@@ -159,7 +164,7 @@ def _write(bundle: Bundle, folder: pathlib.Path) -> None:
 
 
 def load_bundle(directory: str | os.PathLike[str]) -> Bundle:
-    """Reads a bundle from its own folder, or from MODEL_DIR/bundle if `directory` is a MODEL_DIR.
+    """Reads a bundle from its own folder, from MODEL_DIR/bundle if `directory` is a MODEL_DIR, or the SHIPPED one.
 
     Raises:
       FileNotFoundError: there is no bundle.
@@ -190,7 +195,8 @@ def find_bundle(directory: str | os.PathLike[str]) -> pathlib.Path | None:
     Raises:
       BundleError: a folder has one of the two files of a bundle and not the other.
     """
-    for folder in (_local(directory), _local(directory) / FOLDER):
+    directory = SHIPPED_FOLDER if directory == SHIPPED else _local(directory)
+    for folder in (directory, directory / FOLDER):
         place = folder if folder.exists() else _sibling(folder, "previous")
         there = [name for name in (MANIFEST, PARAMETERS) if (place / name).is_file()]
         if len(there) == 1:

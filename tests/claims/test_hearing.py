@@ -23,17 +23,18 @@ def test_answers_are_those_of_the_model_and_speech_is_heard_once(tiny_model, bat
     hearing = Hearing(model)
     settings = {"max_decode_length": 5, "start_token": 0, "eos_id": 1}
     answer = make_predict(model, Greedy(), **settings)
-    read = hearing.before(make_predict(hearing.reader, Greedy(), **settings))
+    read = make_predict(hearing.reader, Greedy(), **settings)
     calls = []
     listen = hearing.listen
     monkeypatch.setattr(hearing, "listen", lambda *args: calls.append(args) or listen(*args))
     for batch in batches:
-        np.testing.assert_array_equal(read(params, batch, key), answer(params, batch, key))
+        np.testing.assert_array_equal(read(params, hearing.add(params, batch), key), answer(params, batch, key))
     assert len(calls) == 1
     quiet = {**batches[0], "speech": 0.5 * batches[0]["speech"]}
-    read(params, quiet, key)
+    hearing.add(params, quiet)
     assert len(calls) == 2, "another recording is heard too"
     added = hearing.add(params, batches[0])
+    assert "speech" not in added
     adapted = model.apply({"params": params}, batches[0], method="adapt_speech")
     np.testing.assert_allclose(added["speech_embeddings"], adapted.embeddings, atol=1e-5)
     np.testing.assert_array_equal(added["speech_mask"], adapted.mask)

@@ -40,10 +40,10 @@ def test_what_is_kept_of_a_run(tmp_path):
     record = record_of(run, commit="abc1234")
     assert record.name == "adapters/linear-3" and record.seed == 3 and record.steps == 40
     assert record.command == f"python -m slm_jax.train --gin_file={gin_file} --gin.SEED=3"
-    assert set(record.scores) == {"transcribe/wer", "unseen_voice/wer", "reply/exact_match"}
+    assert set(record.scores) == {"transcribe/wer", "unseen_voice/wer", "reply/bleu"}
     number = record.scores["transcribe/wer"]
     assert number.score == pytest.approx(25.0) and number.low < 25.0 < number.high and number.n == 4
-    assert record.scores["reply/exact_match"].score == 50.0
+    assert record.scores["reply/bleu"].n == 4
     assert record.speeds == {"steps_per_second": 2.0, "vectors_per_second": 3.0}
     assert record.curve[0] == [1, 4.0] and record.held_out == {"true": [[40, 0.25]], "no": [[40, 5.0]]}
     assert record.seconds == 75.0 and record.trained_parameters == 1200 and record.commit == "abc1234"

@@ -33,8 +33,10 @@ def test_error_rates_by_kind_of_word():
 
 
 def test_the_first_metric_of_a_kind():
-    name, score = measures.metric(HEARD, "reply")
+    name, score = measures.metric(HEARD, "question")
     assert name == "exact_match" and score(ALL) == 50.0 and score(ALL[1:2]) == 100.0
+    assert measures.exact(HEARD)(ALL) == 50.0
+    assert measures.metric(HEARD, "reply")[0] == "bleu"
     assert measures.metric(HEARD, "transcribe")[0] == "wer"
     assert measures.metric(HEARD, "translate_de")[0] == "bleu"
 

@@ -28,12 +28,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[DecodedEvaluation]:
     for kind in (DecodedEvaluation, CTCEvaluation, CascadeEvaluation, RetrievalEvaluation, WordedEvaluation):
         monkeypatch.setattr(kind, "predict", lambda self, model: lambda params, batch, rng: None)
     monkeypatch.setattr(DecodedEvaluation, "run", run)
+    monkeypatch.setattr(DecodedEvaluation, "examples", lambda self: iter(()))
     return found
 
 
 @pytest.fixture
-def study(tiny_model) -> Study:
-    return Study(tiny_model, config="tiny", batch_size=4)
+def study(tiny_model, tmp_path) -> Study:
+    return Study(tiny_model, config="tiny", batch_size=4, output=tmp_path / "answers")
 
 
 def test_each_question_has_its_task_and_is_asked_once(study, asked):
@@ -58,7 +59,8 @@ def test_each_question_has_its_task_and_is_asked_once(study, asked):
     ]
     assert {(each.split, each.batch_size) for each in asked} == {("test", 4)}
     lengths = study.model.task_feature_lengths
-    assert asked[0].task_feature_lengths == dict(lengths) | {"inputs": lengths["inputs"] + lengths["targets"]}
+    assert asked[0].task_feature_lengths == asked[3].task_feature_lengths == lengths
+    assert asked[1].task_feature_lengths == dict(lengths) | {"inputs": lengths["inputs"] + lengths["targets"]}
     assert asked[4].task_feature_lengths["inputs"] == lengths["inputs"] + 50 * NAME_TOKENS
     retrieval, worded = asked[-2:]
     assert retrieval.catalogue == CATALOGUE and retrieval.limit == 7 and "{names}" in retrieval.prompt
@@ -67,7 +69,6 @@ def test_each_question_has_its_task_and_is_asked_once(study, asked):
 
 def test_answers_are_kept_for_a_reader(study, asked, tmp_path):
     study.listed(50, with_name=False)
-    study.write_answers(tmp_path)
     (path,) = (tmp_path / "answers").iterdir()
     assert path.name == "bias-50_names_without_the_right_one.jsonl"
     assert json.loads(path.read_text()) == {"inputs": "", "target": "a", "prediction": "b"}

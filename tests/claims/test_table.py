@@ -35,7 +35,13 @@ class Canned(Study):
 
     def spoken(self, family):
         self.asked.add(family)
-        return wrong(RIGHT, 0, 1) if family == "transcribe" else wrong(RIGHT, 0) if family == "reply" else RIGHT
+        return (
+            wrong(RIGHT, 0, 1)
+            if family == "transcribe"
+            else wrong(RIGHT, 0)
+            if family in ("reply", "question")
+            else RIGHT
+        )
 
     def written(self, family):
         return RIGHT
@@ -97,7 +103,8 @@ def test_every_family_is_asked_and_every_claim_has_its_own_name(study, claims, f
         ("wer_ctc", 15.0, None),
         ("wer_cascade_others", 100 / 16, None),
         ("translate_de_ratio", 1.0, True),
-        ("reply_ratio", 0.75, False),
+        ("question_ratio", 0.75, False),
+        ("reply_exact_speech", 75.0, None),
         ("bias_0_names", 50.0, None),
         ("bias_gain", 0.5, True),
         ("bias_100_without_cost", 5.0, False),

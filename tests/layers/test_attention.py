@@ -16,7 +16,7 @@ def arrays():
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     mask = rng.random((B, Q, K)) < 0.6
     mask[0, 0] = False
-    return normal(B, Q, H, D), normal(B, K, G, D), normal(B, K, G, D), jnp.asarray(mask), normal(1, H, Q, K)
+    return normal(B, Q, H, D), normal(B, G, K, D), normal(B, G, K, D), jnp.asarray(mask), normal(1, H, Q, K)
 
 
 def reference(query, key, value, mask, bias, softcap=None):
@@ -28,11 +28,11 @@ def reference(query, key, value, mask, bias, softcap=None):
             for q in range(Q):
                 if not mask[b, q].any():
                     continue
-                scores = key[b, :, group] @ query[b, q, h]
+                scores = key[b, group] @ query[b, q, h]
                 scores = softcap * np.tanh(scores / softcap) if softcap else scores
                 scores = np.where(mask[b, q], scores + bias[0, h, q], -np.inf)
                 weights = np.exp(scores - scores.max())
-                output[b, q, h] = weights / weights.sum() @ value[b, :, group]
+                output[b, q, h] = weights / weights.sum() @ value[b, group]
     return output
 
 
@@ -90,8 +90,8 @@ def test_biases_are_parameters(field):
 
 
 def test_a_cache_holds_what_was_written():
-    empty = KeyValue(jnp.zeros((1, 4, 1, 2)), jnp.zeros((1, 4, 1, 2)))
+    empty = KeyValue(jnp.zeros((1, 1, 4, 2)), jnp.zeros((1, 1, 4, 2)))
     new = KeyValue(jnp.ones((1, 1, 1, 2)), jnp.full((1, 1, 1, 2), 2.0))
     written = empty.write(new, jnp.array(2))
-    np.testing.assert_array_equal(written.key[0, :, 0, 0], [0, 0, 1, 0])
-    np.testing.assert_array_equal(written.value[0, :, 0, 0], [0, 0, 2, 0])
+    np.testing.assert_array_equal(written.key[0, 0, :, 0], [0, 0, 1, 0])
+    np.testing.assert_array_equal(written.value[0, 0, :, 0], [0, 0, 2, 0])

@@ -127,7 +127,8 @@ def test_chunked_attention_equals_the_masked_whole(attention_params):
     x = jax.random.normal(jax.random.key(1), (2, size, 8))
     mask = jnp.arange(size) < jnp.array([[10], [7]])
     params = attention_params["params"]
-    query, key, value = (jnp.einsum("bsd,dhk->bshk", x, params[n]["kernel"]) for n in ("query", "key", "value"))
+    query = jnp.einsum("bsd,dhk->bshk", x, params["query"]["kernel"])
+    key, value = (jnp.einsum("bsd,dhk->bhsk", x, params[name]["kernel"]) for name in ("key", "value"))
     relative = jnp.einsum("rd,dhk->rhk", distance_encoding(size, 8), params["relative"]["kernel"])
     bias = relative_shift(jnp.einsum("bqhk,rhk->bhqr", query + params["position_bias"], relative)) / 2
     content = (query + params["content_bias"]) / 2

@@ -141,14 +141,9 @@ class DecodedEvaluation:
 
     def examples(self) -> Iterator[Examples]:
         """The batches of the split in its order, each with the texts of its real rows."""
-        lengths = self.task_feature_lengths
-        texts = pipeline.eval_texts(self.task, task_feature_lengths=lengths, split=self.split)
-        batches = pipeline.eval_batches(
-            self.task, task_feature_lengths=lengths, split=self.split, batch_size=self.batch_size
+        return pipeline.eval_examples(
+            self.task, task_feature_lengths=self.task_feature_lengths, split=self.split, batch_size=self.batch_size
         )
-        for batch in batches:
-            real = int((batch["decoder_loss_weights"].sum(axis=1) > 0).sum())
-            yield batch, list(itertools.islice(texts, real))
 
     def decode(
         self,

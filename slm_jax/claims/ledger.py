@@ -43,14 +43,13 @@ def draw(claims: Sequence[Summary], records: Sequence[Record], images: pathlib.P
     if claims:
         plots.plot_biasing(claims, images / "biasing.png")
         plots.plot_families(claims, images / "families.png")
-    if study := groups["Study"]:
-        plots.plot_curves(study, images / "study_curves.png")
     if reducers := groups["Reducers"]:
         label = "vectors for a second of speech"
         plots.plot_runs(reducers, images / "reducers.png", speed="vectors_per_second", label=label)
     if adapters := groups["Adapters"]:
         label = "training steps a second"
         plots.plot_runs(adapters, images / "adapters.png", speed="steps_per_second", label=label)
+        plots.plot_curves(adapters, images / "adapter_curves.png")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -71,17 +71,17 @@ def plot_runs(records: Sequence[Record], path: pathlib.Path, *, speed: str, labe
 
 
 def plot_curves(records: Sequence[Record], path: pathlib.Path) -> None:
-    """Losses of the seeds of one experiment: training, and held out with true, shuffled and no speech."""
+    """Losses of runs over their steps: in training (lines), and held out with the true speech (points)."""
     _, (axes,) = _axes(1)
-    colors = {"true": "tab:green", "shuffled": "tab:orange", "no": "tab:red"}
+    colors = matplotlib.colormaps["tab10"].colors
     for number, record in enumerate(records):
-        axes.plot(*zip(*record.curve, strict=True), color="black", alpha=0.4, label=None if number else "training")
-        for kind, rows in record.held_out.items():
-            label = None if number else f"held out, {kind} speech"
-            axes.plot(*zip(*rows, strict=True), "o--", color=colors[kind], alpha=0.7, label=label)
+        color = colors[number % len(colors)]
+        axes.plot(*zip(*record.curve, strict=True), color=color, alpha=0.8, label=record.name.rsplit("/", 1)[-1])
+        if held_out := record.held_out.get("true"):
+            axes.plot(*zip(*held_out, strict=True), "o", color=color)
     axes.set(xlabel="step", ylabel="cross-entropy a token (nats)", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.legend()
+    axes.legend(title="training; points: held out", fontsize="small")
     _save(path)
 
 

@@ -12,6 +12,7 @@ A run is resumed by rebuilding the pipeline from its seed and leaving out the ba
 import collections
 import dataclasses
 import difflib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -177,8 +178,8 @@ def eval_batches(
 ) -> BatchIterator:
     """Every example of a split once, in the split's order; the last batch is filled up with empty rows.
 
-    Empty rows are all zeros; only they have no decoder_loss_weights. Without `buckets` the real rows are in the order
-    of `eval_texts`. The arguments and errors are those of `train_batches`.
+    Empty rows are all zeros; only they have no decoder_loss_weights. The arguments and errors are those of
+    `train_batches`.
     """
     reader = _Reader(mixture_or_task, task_feature_lengths, converter or SpeechToTextFeatureConverter(), over_length)
     dataset = reader.examples(split=split, shuffle=False, seed=seed, num_epochs=1, use_cached=use_cached)
@@ -194,20 +195,33 @@ def eval_texts(
     over_length: OverLength | str = OverLength.ERROR,
     use_cached: bool = False,
 ) -> Iterator[dict[str, str]]:
-    """{"inputs": instruction, "targets": reference} of each example, in the order of `eval_batches` without buckets.
+    """{"inputs": instruction, "targets": reference} of each example, in the order of the split.
 
     Raises:
       ValueError: as `eval_batches`.
     """
     reader = _Reader(mixture_or_task, task_feature_lengths, SpeechToTextFeatureConverter(), over_length)
     dataset = reader.examples(split=split, shuffle=False, seed=seed, num_epochs=1, use_cached=use_cached)
-    names = ("inputs", "targets")
-    texts = dataset.map(lambda example: {name: example[f"{name}_pretokenized"] for name in names})
-    try:
-        for example in texts.as_numpy_iterator():
-            yield {name: example[name].decode("utf-8") for name in names}
-    except _DATA_ERRORS as error:
-        raise ValueError(_reason(error)) from error
+    return _texts(dataset)
+
+
+def eval_examples(
+    mixture_or_task: MixtureOrTask, *, task_feature_lengths: Mapping[str, int], batch_size: int, split: str
+) -> Iterator[tuple[HostBatch, list[dict[str, str]]]]:
+    """The batches of `eval_batches`, each with the texts of its real rows.
+
+    Returns:
+      Pairs of a batch and, of each row but the empty ones, {"inputs": instruction, "targets": reference}.
+
+    Raises:
+      ValueError: as `eval_batches`.
+    """
+    reader = _Reader(mixture_or_task, task_feature_lengths, SpeechToTextFeatureConverter(), OverLength.ERROR)
+    dataset = reader.examples(split=split, shuffle=False, seed=0, num_epochs=1, use_cached=False)
+    texts = _texts(dataset)
+    for batch in reader.batches(dataset, buckets=(), batch_size=batch_size, skip_batches=0, host=this_host()):
+        real = np.count_nonzero(batch["decoder_loss_weights"].sum(axis=1))
+        yield batch, list(itertools.islice(texts, int(real)))
 
 
 def batch_shapes(
@@ -305,6 +319,16 @@ class _Reader:
             dropped=self.dropped,
             unknown_id=get_mixture_or_task(self.name).output_features["targets"].vocabulary.unk_id,
         )
+
+
+def _texts(dataset: tf.data.Dataset) -> Iterator[dict[str, str]]:
+    names = ("inputs", "targets")
+    texts = dataset.map(lambda example: {name: example[f"{name}_pretokenized"] for name in names})
+    try:
+        for example in texts.as_numpy_iterator():
+            yield {name: example[name].decode("utf-8") for name in names}
+    except _DATA_ERRORS as error:
+        raise ValueError(_reason(error)) from error
 
 
 def _reason(error: tf.errors.OpError) -> str:

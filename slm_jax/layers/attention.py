@@ -69,11 +69,13 @@ def dot_product_attention(
     if mask is not None:
         mask = mask[:, None, None]
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    # Normalised after the sum over keys: dividing [.., Q, D] is cheaper than dividing [.., Q, K].
+    mixed = jnp.einsum("bgrqk,bgkd->bgrqd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    mixed = mixed / weights.sum(axis=-1, keepdims=True)
     if mask is not None:
-        weights = jnp.where(mask, weights, 0)
-    mixed = jnp.einsum("bgrqk,bgkd->bqgrd", weights.astype(value.dtype), value)
-    return mixed.reshape(batch, num_queries, num_heads, head_dim)
+        mixed = jnp.where(mask.any(axis=-1, keepdims=True), mixed, 0)
+    return jnp.moveaxis(mixed, 3, 1).astype(value.dtype).reshape(batch, num_queries, num_heads, head_dim)
 
 
 class MultiHeadAttention(nn.Module):

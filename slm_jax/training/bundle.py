@@ -13,16 +13,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from slm_jax import __version__, trees
-from slm_jax.resources import PACKAGE
 from slm_jax.typing import PyTree
-from slm_jax.weights import fingerprints, safetensors_io
+from slm_jax.weights import fingerprints, foundation, safetensors_io
 
 FORMAT_VERSION = 1
 FOLDER = "bundle"
 """Where a run's bundle lies in its MODEL_DIR."""
-SHIPPED = "shipped"
+SHIPPED = foundation.SHIPPED
 """Names the bundle that comes with slm_jax, wherever a bundle is read."""
-SHIPPED_FOLDER = PACKAGE / "foundation" / FOLDER
+SHIPPED_FOLDER = foundation.SHIPPED_FOLDER / FOLDER
 """It was trained on the foundation models of the same folder, by experiments/claims/study.gin."""
 MANIFEST, PARAMETERS, CONFIG = "manifest.json", "trainable.safetensors", "config.gin"
 

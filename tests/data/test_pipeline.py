@@ -10,7 +10,15 @@ import seqio
 import tensorflow as tf
 
 from slm_jax.data.buckets import Bucket, check_buckets
-from slm_jax.data.pipeline import HostRows, batch_shapes, eval_batches, eval_texts, get_mixture_or_task, train_batches
+from slm_jax.data.pipeline import (
+    HostRows,
+    batch_shapes,
+    eval_batches,
+    eval_examples,
+    eval_texts,
+    get_mixture_or_task,
+    train_batches,
+)
 from slm_jax.data.preprocessors import add_empty_speech
 from slm_jax.data.vocabularies import byte_vocabulary
 
@@ -221,6 +229,13 @@ def test_evaluation_keeps_order_and_fills_the_last_batch_with_empty_rows() -> No
 def test_texts_come_in_the_order_of_the_batches(name: str) -> None:
     found = list(eval_texts(name, task_feature_lengths=LENGTHS, split="test"))
     assert found == [{"inputs": f"inputs {i}", "targets": f"targets {i}"} for i in range(10)]
+
+
+def test_each_batch_comes_with_the_texts_of_its_real_rows() -> None:
+    examples = list(eval_examples("pipeline_spoken", task_feature_lengths=LENGTHS, split="test", batch_size=4))
+    texts = [[text["targets"] for text in texts] for _, texts in examples]
+    assert texts == [[f"targets {i}" for i in range(10)][start : start + 4] for start in (0, 4, 8)]
+    assert numbers([batch for batch, _ in examples]) == list(range(10))
 
 
 def test_a_text_task_has_no_speech() -> None:

@@ -47,8 +47,6 @@ def draw(claims: Sequence[Summary], records: Sequence[Record], images: pathlib.P
         label = "vectors for a second of speech"
         plots.plot_runs(reducers, images / "reducers.png", speed="vectors_per_second", label=label)
     if adapters := groups["Adapters"]:
-        label = "training steps a second"
-        plots.plot_runs(adapters, images / "adapters.png", speed="steps_per_second", label=label)
         plots.plot_curves(adapters, images / "adapter_curves.png")
 
 

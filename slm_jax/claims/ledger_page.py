@@ -31,6 +31,7 @@ first seed, which ships, took {minutes} minutes.
 """
 _RUNS = """
 Done by `python -m slm_jax.train --gin_file=FILE` (with `--gin.SEED=SEED`); times include evaluation.
+Most runs shared their machine: their times and steps/s tell an order of magnitude, and are not to be compared.
 
 """
 _SHORT = {

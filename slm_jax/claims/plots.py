@@ -81,7 +81,7 @@ def plot_curves(records: Sequence[Record], path: pathlib.Path) -> None:
             axes.plot(*zip(*held_out, strict=True), "o", color=color)
     axes.set(xlabel="step", ylabel="cross-entropy a token (nats)", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.legend(title="training; points: held out", fontsize="small")
+    axes.legend(title="training; points: held out", fontsize="small", loc="upper right", ncols=2)
     _save(path)
 
 

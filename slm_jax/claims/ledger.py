@@ -44,8 +44,7 @@ def draw(claims: Sequence[Summary], records: Sequence[Record], images: pathlib.P
         plots.plot_biasing(claims, images / "biasing.png")
         plots.plot_families(claims, images / "families.png")
     if reducers := groups["Reducers"]:
-        label = "vectors for a second of speech"
-        plots.plot_runs(reducers, images / "reducers.png", speed="vectors_per_second", label=label)
+        plots.plot_reducers(reducers, images / "reducers.png")
     if adapters := groups["Adapters"]:
         plots.plot_curves(adapters, images / "adapter_curves.png")
 

@@ -55,16 +55,16 @@ def plot_families(summaries: Sequence[Summary], path: pathlib.Path) -> None:
     _save(path)
 
 
-def plot_runs(records: Sequence[Record], path: pathlib.Path, *, speed: str, label: str) -> None:
-    """Word error rate of runs, with intervals, over what they cost."""
+def plot_reducers(records: Sequence[Record], path: pathlib.Path) -> None:
+    """Word error rate of runs, with intervals, over what the language model has to read."""
     _, (axes,) = _axes(1)
     for record in records:
         number = record.scores["transcribe/wer"]
         spread = [[number.score - number.low], [number.high - number.score]]
-        axes.errorbar(record.speeds[speed], number.score, yerr=spread, fmt="o", capsize=3)
-        position = (record.speeds[speed], number.score)
+        position = (record.speeds["vectors_per_second"], number.score)
+        axes.errorbar(*position, yerr=spread, fmt="o", capsize=3)
         axes.annotate(record.name.rsplit("/", 1)[-1], position, xytext=(6, 4), textcoords="offset points")
-    axes.set(xlabel=label, ylabel="word error rate, %", yscale="log")
+    axes.set(xlabel="vectors for a second of speech", ylabel="word error rate, %", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     _save(path)

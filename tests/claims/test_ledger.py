@@ -11,9 +11,15 @@ from slm_jax.claims import ledger_page, plots
 from slm_jax.claims.measures import Claim
 from slm_jax.claims.records import Number, Record, Summary, load_kept, record_of
 from slm_jax.claims.table import SIZES
+from slm_jax.data.metrics import bleu
 from slm_jax.training.bundle import Bundle, BundleManifest, save_bundle
 
-ANSWERS = [("we ran", "we ran"), ("he slept", "he slept well"), ("it rained", "it rained"), ("she ate", "he ate")]
+ANSWERS = [
+    ("we all ran to the lake today", "we all ran to the lake now"),
+    ("he slept", "he slept well"),
+    ("it rained", "it rained"),
+    ("she", "he"),
+]
 
 
 def write_run(folder: pathlib.Path, *, gin_files: tuple[str, ...], bindings: tuple[str, ...] = ()) -> pathlib.Path:
@@ -43,7 +49,8 @@ def test_what_is_kept_of_a_run(tmp_path):
     assert set(record.scores) == {"transcribe/wer", "unseen_voice/wer", "reply/bleu"}
     number = record.scores["transcribe/wer"]
     assert number.score == pytest.approx(25.0) and number.low < 25.0 < number.high and number.n == 4
-    assert record.scores["reply/bleu"].n == 4
+    assert record.scores["reply/bleu"].score > 50
+    assert record.scores["reply/bleu"].score == pytest.approx(bleu(*zip(*ANSWERS, strict=True))["bleu"], abs=0.01)
     assert record.speeds == {"steps_per_second": 2.0, "vectors_per_second": 3.0}
     assert record.curve[0] == [1, 4.0] and record.held_out == {"true": [[40, 0.25]], "no": [[40, 5.0]]}
     assert record.seconds == 75.0 and record.trained_parameters == 1200 and record.commit == "abc1234"
@@ -101,8 +108,8 @@ def test_every_picture_is_drawn(tmp_path):
     records = [record("reducers/none", 9.0), record("reducers/stack2", 8.0)]
     plots.plot_biasing(claims, tmp_path / "biasing.png")
     plots.plot_families(claims, tmp_path / "families.png")
-    plots.plot_runs(records, tmp_path / "runs.png", speed="vectors_per_second", label="vectors")
+    plots.plot_reducers(records, tmp_path / "reducers.png")
     plots.plot_curves(records, tmp_path / "curves.png")
-    for name in ("biasing", "families", "runs", "curves"):
+    for name in ("biasing", "families", "reducers", "curves"):
         image = pyplot.imread(tmp_path / f"{name}.png")
         assert image.min() < 0.5 < image.mean(), "something dark on a light ground"

@@ -11,6 +11,7 @@ One task for each family of instructions, named after the configuration of the d
     scenes_<config>_<family>_taught             with what a teacher reads, for distillation: families of scenes_<config>
     scenes_drill_transcribe                     words and names in random order; the speech encoder learns from them too
     scenes_chorus_transcribe                    sentences in more voices; and scenes_chorus_drill_transcribe
+    scenes_<config>_transcribe_silence          with silence around the speech: full and these three
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
 and the mixtures
@@ -23,6 +24,7 @@ and the mixtures
     scenes_encoder_sentences                    the same, five times as much of full
     scenes_encoder_chorus                       transcribe of full, drill, chorus and chorus_drill
     scenes_sentences                            transcribe of full and chorus
+    scenes_silence                              transcribe of full, drill, chorus and chorus_drill, with silence
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
     scenes_text_short_lists, scenes_text_lists  the same, half of it lists of names: up to ten, or any length
 
@@ -42,6 +44,7 @@ from slm_jax.data.vocabularies import SCENES_MODEL, SCENES_SENTINELS
 from slm_jax.tasks.misheard import mishear_transcripts
 from slm_jax.tasks.name_lists import SHORT_LISTS, NameList, draw_names
 from slm_jax.tasks.registration import Form, TaskDefinition, metrics_for, register
+from slm_jax.tasks.silence import surround_with_silence
 from slm_jax.tasks.spoken_scenes.builder import SpokenScenes
 from slm_jax.tasks.spoken_scenes.families import FAMILIES, FAMILY, Family
 
@@ -67,6 +70,7 @@ ENCODER_RATES = {
     "scenes_encoder_sentences": {"full": 5.0, "drill": 1.0},
     "scenes_encoder_chorus": {"full": 2.0, "drill": 1.5, "chorus": 0.9, "chorus_drill": 0.9},
     "scenes_sentences": {"full": 2.0, "chorus": 0.7},
+    "scenes_silence": {"full": 2.0, "drill": 0.6, "chorus": 0.7, "chorus_drill": 0.3},
 }
 """Mixtures of transcription for the speech encoder, with the shares of their datasets."""
 TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}
@@ -90,6 +94,7 @@ def task_name(
     form: Form = Form.SPEECH,
     wording: Wording = Wording.TRAINED,
     name_list: NameList = TEN_NAMES,
+    silence: bool = False,
 ) -> str:
     """Name of a task; see the module."""
     text = "" if form in SPOKEN or config == "text" else "text_"
@@ -97,6 +102,7 @@ def task_name(
     without = "" if name_list.with_name else "_without"
     short = "_short" if name_list.trained_sizes == SHORT_LISTS.trained_sizes else ""
     ending = ("_unseen_wording" if wording is Wording.UNSEEN else "") + ("_taught" if form is Form.TAUGHT else "")
+    ending += "_silence" if silence else ""
     return f"scenes_{config}_{text}{family}{size}{without}{short}{ending}"
 
 
@@ -106,7 +112,13 @@ def _source(config: str) -> TfdsSource:
 
 
 def _register_family(
-    family: Family, config: str, *, form: Form, wording: Wording = Wording.TRAINED, name_list: NameList = TEN_NAMES
+    family: Family,
+    config: str,
+    *,
+    form: Form,
+    wording: Wording = Wording.TRAINED,
+    name_list: NameList = TEN_NAMES,
+    silence: bool = False,
 ) -> None:
     names = {"transcript": "text", "targets": family.feature} | {n: n for n in ("id", "training")}
     names |= {n: n for n in ("question", "name") if "drill" not in config}
@@ -117,9 +129,10 @@ def _register_family(
     listed = functools.partial(draw_names, name_list=name_list, written=form is Form.TEXT)
     before_prompt = (listed,) if "names" in template.fields else ()
     before_prompt += (mishear_transcripts,) if form is Form.TEXT else ()
+    before_prompt += (surround_with_silence,) if silence else ()
     register(
         TaskDefinition(
-            name=task_name(config, family.name, form=form, wording=wording, name_list=name_list),
+            name=task_name(config, family.name, form=form, wording=wording, name_list=name_list, silence=silence),
             source=_source(config),
             decode=tuple(decode),
             before_prompt=before_prompt,
@@ -160,6 +173,8 @@ def _register_tasks() -> None:
             _register_family(FAMILY[name], config, form=Form.TAUGHT)
     for config in ENCODER_CONFIGS:
         _register_family(FAMILY["transcribe"], config, form=Form.SPEECH)
+    for config in ("full", *ENCODER_CONFIGS):
+        _register_family(FAMILY["transcribe"], config, form=Form.SPEECH, silence=True)
     _register_family(FAMILY["bias"], "text", form=Form.TEXT, name_list=SHORT_LISTS)
     for config in TEXT_CONFIGS:
         _register_span_corruption(config)
@@ -172,9 +187,10 @@ def _register_mixtures() -> None:
         seqio.MixtureRegistry.add(f"scenes_{config}_taught", taught, default_rate=1.0)
     instructed = [task_name("quickstart", name) for name in INSTRUCTED]
     seqio.MixtureRegistry.add("scenes_quickstart_instructed", instructed, default_rate=1.0)
-    hear = {config: task_name(config, "transcribe") for config in ("full", *ENCODER_CONFIGS)}
     for name, rates in ENCODER_RATES.items():
-        seqio.MixtureRegistry.add(name, [(hear[config], rate) for config, rate in rates.items()])
+        silence = name == "scenes_silence"
+        tasks = [(task_name(config, "transcribe", silence=silence), rate) for config, rate in rates.items()]
+        seqio.MixtureRegistry.add(name, tasks)
     for config in TEXT_CONFIGS:
         kinds = [family.name for family in FAMILIES] + ["span_corruption"]
         rates = {task_name(config, kind, form=Form.TEXT): TEXT_RATES.get(kind, 1.0) for kind in kinds}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slm_jax.typing import Array, Float, Int
+from slm_jax.typing import Array, Bool, Float, Int
 
 
 class MelScale(enum.Enum):
@@ -82,6 +82,24 @@ def _folded_fourier(frame_samples: int, fft_length: int, first: int, last: int) 
     cosine = window * np.cos(angle)
     cosine[0] /= 2  # the middle sample is its own mirror image and would count twice
     return cosine, window * np.sin(angle)
+
+
+def _real(log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]) -> Bool[Array, "B T 1"]:
+    return (jnp.arange(log_mel.shape[1]) < frame_length[:, None])[..., None]
+
+
+def normalize(log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]) -> Float[Array, "B T F"]:
+    """Every channel with mean 0 and variance 1 over the real frames of its utterance; zeros beyond them.
+
+    channel [1 3 9], length 2 -> [-1 1 0]
+    """
+    real = _real(log_mel, frame_length)
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.where(real, x, 0).sum(axis=1, keepdims=True) / jnp.maximum(frame_length, 1)[:, None, None]
+
+    centred = log_mel - mean(log_mel)
+    return jnp.where(real, centred * jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-5), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +177,11 @@ class LogMel:
         speech = jnp.where(jnp.arange(speech.shape[1]) < speech_length[:, None], speech, 0).astype(jnp.float32)
         log_mel = jnp.log(self._mel_energies(self._frames(speech)) + self.floor)
         frame_length = -(-speech_length // self.hop_samples)
-        mask = (jnp.arange(log_mel.shape[1]) < frame_length[:, None])[..., None]
-        return jnp.where(mask, self._normalize(log_mel, mask), 0), frame_length
+        if self.normalization is Normalization.UTTERANCE:
+            return normalize(log_mel, frame_length), frame_length
+        if self.normalization is Normalization.FIXED:
+            log_mel = (log_mel - jnp.asarray(self.mean)) / jnp.asarray(self.stddev)
+        return jnp.where(_real(log_mel, frame_length), log_mel, 0), frame_length
 
     def _frames(self, speech: Float[Array, "B N"]) -> Float[Array, "B T W"]:
         """Overlapping frames out of shifted blocks of a hop: reshapes and slices only, no gather."""
@@ -192,13 +213,3 @@ class LogMel:
         real = product(after + before, jnp.asarray(cosine, jnp.float32))
         imaginary = product(after - before, jnp.asarray(sine, jnp.float32))
         return product(jnp.square(real) + jnp.square(imaginary), jnp.asarray(filters[first:last], jnp.float32))
-
-    def _normalize(self, log_mel: Float[Array, "B T F"], mask: jax.Array) -> Float[Array, "B T F"]:
-        if self.normalization is Normalization.NONE:
-            return log_mel
-        if self.normalization is Normalization.FIXED:
-            return (log_mel - jnp.asarray(self.mean)) / jnp.asarray(self.stddev)
-        count = jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
-        mean = jnp.where(mask, log_mel, 0).sum(axis=1, keepdims=True) / count
-        variance = jnp.where(mask, jnp.square(log_mel - mean), 0).sum(axis=1, keepdims=True) / count
-        return (log_mel - mean) * jax.lax.rsqrt(variance + 1e-5)

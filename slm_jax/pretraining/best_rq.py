@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slm_jax.audio.log_mel import normalize
 from slm_jax.layers.masks import length_mask
 from slm_jax.models.interfaces import EncoderOutput, LossOutput
 from slm_jax.typing import Array, Batch, Bool, Float, Int, PRNGKey, PyTree
@@ -64,20 +65,6 @@ def quantize(stacked: Float[Array, "B S X"], quantizer: Quantizer) -> Int[Array,
         return jnp.argmax(product(product(stacked, projection), codebook.T), axis=-1)
 
     return jax.lax.map(nearest, (jnp.asarray(quantizer.projections), jnp.asarray(quantizer.codebooks)))
-
-
-def normalize(log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]) -> Float[Array, "B T F"]:
-    """Every channel with mean 0 and variance 1 over the real frames of its utterance; zeros beyond them.
-
-    channel [1 3 9], length 2 -> [-1 1 0]
-    """
-    real = length_mask(frame_length, log_mel.shape[1])[..., None]
-
-    def mean(x: jax.Array) -> jax.Array:
-        return jnp.where(real, x, 0).sum(axis=1, keepdims=True) / jnp.maximum(frame_length, 1)[:, None, None]
-
-    centred = log_mel - mean(log_mel)
-    return jnp.where(real, centred * jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-5), 0)
 
 
 def stack_frames(log_mel: Float[Array, "B T F"], factor: int) -> Float[Array, "B S X"]:

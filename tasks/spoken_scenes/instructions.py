@@ -41,6 +41,11 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         "what (words|sentence) (do you hear|does the speaker say)",
         "i (want|need) (the transcript|the words) (of the speech|)", "which words are (said|in the speech)",
         "repeat (the sentence|the speaker) word for word",
+        "(write|put) down the words (that the speaker says|of the sentence)",
+        "what are the words of the (speech|sentence)",
+        "(say|list|give) (all|the) words (that are said|the speaker says)", "write the (speech|sentence) out",
+        "(write|type) (everything the speaker says|the sentence as it is said)", "put (the speech|it) into writing",
+        "i would like to read (what is said|the words)", "say again what the speaker says",
     ),
     "bias": (
         "transcribe the speech these names may occur {names}", "write down what is said names to expect {names}",
@@ -83,6 +88,7 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         "i would like (an answer|to hear) {question}", "do you know {question}",
         "from what (you hear|is said) (tell me|answer) {question}",
         "give (me|) the answer to (the question|this) {question}", "(my|the) question (is|) {question}",
+        "how would you answer {question}", "write the answer to {question}", "what do you answer to {question}",
     ),
     "continuation": (
         "continue the story", "what happens next", "say the next sentence", "go on from what is said",
@@ -92,6 +98,8 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         "(write|give me|make up) (the next sentence|a sentence that follows)",
         "what (is|would be|could be) the next sentence", "i want to (know|hear) what (happens next|follows)",
         "continue (from here|what is said|)",
+        "write a sentence that (continues the story|comes next|goes on from this)",
+        "what would the speaker say next", "how would you continue (it|the story|what is said)",
     ),
     "reply": (
         "reply to the speaker", "answer the speaker", "what would you say back", "respond to what is said",
@@ -100,6 +108,10 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         "(give|write) (a reply|a response|an answer) to (the speaker|what you hear)",
         "say something (back|friendly|) to the speaker", "how (do|would) you (reply|respond) (to the speaker|)",
         "(talk|speak) with the speaker", "i want (a reply|your reply|you to reply)",
+        "(write|make up) a (kind|good) (reply|answer)", "write (something|a sentence) (back|in reply)",
+        "what is a (good|friendly) (response|answer) (to the speaker|)", "write your (answer|response) to the sentence",
+        "how (could|should) i (answer|respond to) (this|the speaker)", "reply in a friendly way",
+        "let the speaker have (a response|your answer)", "i would like your (reply|response)",
     ),
     "tense": (
         "change the tense", "swap past and present", "put it in the other tense",

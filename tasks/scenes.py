@@ -25,6 +25,7 @@ and the mixtures
     scenes_encoder_chorus                       transcribe of full, drill, chorus and chorus_drill
     scenes_sentences                            transcribe of full and chorus
     scenes_silence                              transcribe of full, drill, chorus and chorus_drill, with silence
+    scenes_silence_sentences                    transcribe of full and chorus, with silence
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
     scenes_text_short_lists, scenes_text_lists  the same, half of it lists of names: up to ten, or any length
 
@@ -71,6 +72,7 @@ ENCODER_RATES = {
     "scenes_encoder_chorus": {"full": 2.0, "drill": 1.5, "chorus": 0.9, "chorus_drill": 0.9},
     "scenes_sentences": {"full": 2.0, "chorus": 0.7},
     "scenes_silence": {"full": 2.0, "drill": 0.6, "chorus": 0.7, "chorus_drill": 0.3},
+    "scenes_silence_sentences": {"full": 2.0, "chorus": 0.7},
 }
 """Mixtures of transcription for the speech encoder, with the shares of their datasets."""
 TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}
@@ -188,7 +190,7 @@ def _register_mixtures() -> None:
     instructed = [task_name("quickstart", name) for name in INSTRUCTED]
     seqio.MixtureRegistry.add("scenes_quickstart_instructed", instructed, default_rate=1.0)
     for name, rates in ENCODER_RATES.items():
-        silence = name == "scenes_silence"
+        silence = name.startswith("scenes_silence")
         tasks = [(task_name(config, "transcribe", silence=silence), rate) for config, rate in rates.items()]
         seqio.MixtureRegistry.add(name, tasks)
     for config in TEXT_CONFIGS:

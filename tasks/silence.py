@@ -10,7 +10,7 @@ from slm_jax.tasks.spoken_scenes.voices import SAMPLE_RATE
 
 LONGEST_SECONDS = 1.5
 """Of silence on one side."""
-NONE_SHARE = 0.3
+NONE_SHARE = 0.5
 """Sides without any."""
 DIGITAL_SHARE = 0.5
 """Recordings to which no noise is added."""

@@ -46,6 +46,8 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         "(say|list|give) (all|the) words (that are said|the speaker says)", "write the (speech|sentence) out",
         "(write|type) (everything the speaker says|the sentence as it is said)", "put (the speech|it) into writing",
         "i would like to read (what is said|the words)", "say again what the speaker says",
+        "transcribe (the speaker|the sentence of the speaker)", "(write|type) what you hear from the speaker",
+        "give the transcript of the speaker", "every word of the speaker please",
     ),
     "bias": (
         "transcribe the speech these names may occur {names}", "write down what is said names to expect {names}",
@@ -68,6 +70,7 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         "(give|show) me the german (translation|sentence|words)", "how do you say (it|that|the sentence) in german",
         "what (is|would be) the german (for it|for what is said|translation)",
         "i (want|need) (it in german|a german translation)", "german (please|translation)",
+        "give the german for the words of the speaker",
     ),
     "translate_es": (
         "translate the speech into spanish", "say it in spanish", "give a spanish translation", "what is it in spanish",
@@ -78,6 +81,7 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         "(give|show) me the spanish (translation|sentence|words)", "how do you say (it|that|the sentence) in spanish",
         "what (is|would be) the spanish (for it|for what is said|translation)",
         "i (want|need) (it in spanish|a spanish translation)", "spanish (please|translation)",
+        "give the spanish for the words of the speaker",
     ),
     "question": (
         "answer the question {question}", "{question}", "listen and answer {question}", "please tell me {question}",
@@ -140,7 +144,7 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         "(say|write|tell me) (the gist|what is said in short|it without details)",
         "what is the (gist|summary) (of the speech|of what is said|)", "make (it|the sentence) (short|shorter)",
         "(leave out|drop) (what is not needed|all small details)", "only (the gist|the main thing) please",
-        "summarize (it|what you hear) in (short|a few words)", "i (want|need) (the gist|a short summary)",
+        "summarize (it|what you hear) in (short|a few words)", "summarize the speaker", "i (want|need) (the gist|a short summary)",
     ),
     "number": (
         "swap singular and plural", "change the number of the object", "turn one into many or many into one",

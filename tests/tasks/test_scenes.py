@@ -64,6 +64,7 @@ def test_everything_the_module_promises_is_registered() -> None:
         "scenes_silence": {
             f"scenes_{config}_transcribe_silence" for config in ("full", "drill", "chorus", "chorus_drill")
         },
+        "scenes_silence_sentences": {f"scenes_{config}_transcribe_silence" for config in ("full", "chorus")},
         "scenes_text_all": {f"scenes_text_{f.name}" for f in families.FAMILIES} | {"scenes_text_span_corruption"},
     }
     for name, tasks in mixtures.items():

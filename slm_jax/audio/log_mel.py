@@ -10,6 +10,9 @@ import numpy as np
 
 from slm_jax.typing import Array, Bool, Float, Int
 
+LOUD_RANGE_DB = 40.0
+"""Frames of speech; what is quieter by more is silence, or as good as that."""
+
 
 class MelScale(enum.Enum):
     """Which pitch scale the filters are equally spaced on."""
@@ -26,6 +29,9 @@ class Normalization(enum.Enum):
     NONE = "none"
     UTTERANCE = "utterance"
     """Mean and standard deviation of the channel over the real frames of the utterance."""
+    LOUD = "loud"
+    """As UTTERANCE, over the frames that are at most LOUD_RANGE_DB quieter than the loudest: silence around the speech
+    does not change how the speech looks."""
     FIXED = "fixed"
     """`LogMel.mean` and `LogMel.stddev`."""
 
@@ -84,22 +90,30 @@ def _folded_fourier(frame_samples: int, fft_length: int, first: int, last: int) 
     return cosine, window * np.sin(angle)
 
 
-def _real(log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]) -> Bool[Array, "B T 1"]:
+def real_frames(log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]) -> Bool[Array, "B T 1"]:
+    """Frames within the length of their utterance."""
     return (jnp.arange(log_mel.shape[1]) < frame_length[:, None])[..., None]
 
 
-def normalize(log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]) -> Float[Array, "B T F"]:
-    """Every channel with mean 0 and variance 1 over the real frames of its utterance; zeros beyond them.
+def normalize(log_mel: Float[Array, "B T F"], counted: Bool[Array, "B T 1"]) -> Float[Array, "B T F"]:
+    """Every channel less its mean over the frames that are counted, divided by its standard deviation over them.
 
-    channel [1 3 9], length 2 -> [-1 1 0]
+    channel [1 3 9], counted [1 1 0] -> [-1 1 7]
     """
-    real = _real(log_mel, frame_length)
 
     def mean(x: jax.Array) -> jax.Array:
-        return jnp.where(real, x, 0).sum(axis=1, keepdims=True) / jnp.maximum(frame_length, 1)[:, None, None]
+        return jnp.where(counted, x, 0).sum(axis=1, keepdims=True) / jnp.maximum(counted.sum(axis=1, keepdims=True), 1)
 
     centred = log_mel - mean(log_mel)
-    return jnp.where(real, centred * jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-5), 0)
+    return centred * jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-5)
+
+
+def loud_frames(
+    log_mel: Float[Array, "B T F"], real: Bool[Array, "B T 1"], *, range_db: float = LOUD_RANGE_DB
+) -> Bool[Array, "B T 1"]:
+    """Real frames whose energy, the sum over channels, is at most `range_db` below that of the loudest."""
+    energy = jnp.where(real, jax.nn.logsumexp(log_mel, axis=-1, keepdims=True), -jnp.inf)
+    return energy > energy.max(axis=1, keepdims=True) - range_db * np.log(10) / 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,11 +191,8 @@ class LogMel:
         speech = jnp.where(jnp.arange(speech.shape[1]) < speech_length[:, None], speech, 0).astype(jnp.float32)
         log_mel = jnp.log(self._mel_energies(self._frames(speech)) + self.floor)
         frame_length = -(-speech_length // self.hop_samples)
-        if self.normalization is Normalization.UTTERANCE:
-            return normalize(log_mel, frame_length), frame_length
-        if self.normalization is Normalization.FIXED:
-            log_mel = (log_mel - jnp.asarray(self.mean)) / jnp.asarray(self.stddev)
-        return jnp.where(_real(log_mel, frame_length), log_mel, 0), frame_length
+        real = real_frames(log_mel, frame_length)
+        return jnp.where(real, self._normalize(log_mel, real), 0), frame_length
 
     def _frames(self, speech: Float[Array, "B N"]) -> Float[Array, "B T W"]:
         """Overlapping frames out of shifted blocks of a hop: reshapes and slices only, no gather."""
@@ -213,3 +224,12 @@ class LogMel:
         real = product(after + before, jnp.asarray(cosine, jnp.float32))
         imaginary = product(after - before, jnp.asarray(sine, jnp.float32))
         return product(jnp.square(real) + jnp.square(imaginary), jnp.asarray(filters[first:last], jnp.float32))
+
+    def _normalize(self, log_mel: Float[Array, "B T F"], real: Bool[Array, "B T 1"]) -> Float[Array, "B T F"]:
+        if self.normalization is Normalization.UTTERANCE:
+            return normalize(log_mel, real)
+        if self.normalization is Normalization.LOUD:
+            return normalize(log_mel, loud_frames(log_mel, real))
+        if self.normalization is Normalization.FIXED:
+            return (log_mel - jnp.asarray(self.mean)) / jnp.asarray(self.stddev)
+        return log_mel

@@ -144,7 +144,8 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         "(say|write|tell me) (the gist|what is said in short|it without details)",
         "what is the (gist|summary) (of the speech|of what is said|)", "make (it|the sentence) (short|shorter)",
         "(leave out|drop) (what is not needed|all small details)", "only (the gist|the main thing) please",
-        "summarize (it|what you hear) in (short|a few words)", "summarize the speaker", "i (want|need) (the gist|a short summary)",
+        "summarize (it|what you hear) in (short|a few words)", "summarize the speaker",
+        "i (want|need) (the gist|a short summary)",
     ),
     "number": (
         "swap singular and plural", "change the number of the object", "turn one into many or many into one",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slm_jax.audio import log_mel as log_mel_lib
 from slm_jax.audio.log_mel import LogMel, MelScale, Normalization, hz_to_mel, mel_filters, mel_to_hz
 
 SMALL = LogMel(num_mels=8, fft_length=512)
@@ -84,8 +85,41 @@ def test_utterance_normalization_uses_the_real_frames():
     assert not np.any(log_mel[0, frames[0] :])
 
 
-def test_utterance_normalization_of_silence_and_of_nothing_is_finite():
-    front_end = dataclasses.replace(SMALL, normalization=Normalization.UTTERANCE)
+def test_silence_around_the_speech_matters_little_when_loud_frames_are_counted():
+    """What it still changes are the frames that reach into the speech from outside."""
+    syllables = 10 ** (np.sin(2 * np.pi * 4 * np.arange(9600) / 16000) - 1)
+    speech = waveform(9600) * syllables.astype(np.float32)
+    surrounded = jnp.asarray(np.pad(speech, 4800))[None]
+    changes = []
+    for normalization in (Normalization.LOUD, Normalization.UTTERANCE):
+        front_end = dataclasses.replace(SMALL, normalization=normalization)
+        alone, _ = front_end(jnp.asarray(speech)[None], jnp.array([9600]))
+        inside = front_end(surrounded, jnp.array([19200]))[0][:, 30:88]
+        changes.append(np.abs(inside - alone[:, :58]).max())
+    assert changes[0] < 0.2 < 1 < changes[1]
+
+
+def test_how_loud_is_loud():
+    """Quiet frames take part in nothing: what is loud becomes what it would be alone."""
+    loud = jnp.asarray(np.random.default_rng(0).normal(size=(1, 20, 8)), jnp.float32)
+    decibel = np.log(10) / 10
+    whole = jnp.concatenate([loud - 30 * decibel, loud, loud - 60 * decibel], axis=1)
+    real = jnp.ones((1, 60, 1), bool)
+    for range_db, counted in ((20.0, slice(20, 40)), (45.0, slice(0, 40)), (75.0, slice(0, 60))):
+        found = log_mel_lib.loud_frames(whole, real, range_db=range_db)
+        assert np.flatnonzero(found[0, :, 0]).tolist() == list(range(60))[counted]
+        alone = log_mel_lib.normalize(whole[:, counted], real[:, counted])
+        np.testing.assert_allclose(log_mel_lib.normalize(whole, found)[:, counted], alone, atol=1e-5)
+
+
+def test_normalize_divides_by_the_deviation_of_what_is_counted():
+    channel = log_mel_lib.normalize(jnp.array([[[1.0], [3.0], [9.0]]]), jnp.array([[[True], [True], [False]]]))
+    np.testing.assert_allclose(channel[0, :, 0], [-1, 1, 7], atol=1e-4)
+
+
+@pytest.mark.parametrize("normalization", [Normalization.UTTERANCE, Normalization.LOUD])
+def test_normalization_of_silence_and_of_nothing_is_finite(normalization):
+    front_end = dataclasses.replace(SMALL, normalization=normalization)
     log_mel, _ = front_end(jnp.zeros((2, 800)), jnp.array([800, 0]))
     assert np.all(np.isfinite(log_mel))
 
@@ -128,6 +162,7 @@ def test_enums_may_be_given_by_value():
         dict(floor=1e-2),
         dict(scale=MelScale.SLANEY),
         dict(normalization=Normalization.UTTERANCE),
+        dict(normalization=Normalization.LOUD),
         dict(normalization=Normalization.FIXED, mean=(1.0,)),
         dict(normalization=Normalization.FIXED, stddev=(2.0,)),
     ],
@@ -148,7 +183,7 @@ def test_every_field_matters(change):
         (dict(stddev=(1.0,) * 9), "LogMel.stddev has 9 values"),
         (dict(num_mels=128), "raise fft_length"),
         (dict(high_hz=9000.0), "not within"),
-        (dict(normalization="loud"), "not a valid Normalization"),
+        (dict(normalization="whole"), "not a valid Normalization"),
     ],
 )
 def test_bad_fields_give_one_clear_error(change, message):

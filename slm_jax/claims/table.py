@@ -28,12 +28,9 @@ def all_claims(study: Study) -> Iterator[Claim]:
 
 
 def recognition(study: Study) -> Iterator[Claim]:
-    """Word error rates of the system, also where silence is around the speech, of CTC alone, and of the language model
-    reading CTC's transcript.
-    """
+    """Word error rates of the system, of CTC alone, and of the language model reading CTC's transcript."""
     for name, label, answers, bounds in (
         ("wer", "recognition, WER", study.spoken("transcribe"), {"at_most": 3.0}),
-        ("wer_silence", "  with silence around the speech", study.in_silence(), {}),
         ("wer_ctc", "  the encoder's CTC alone", study.ctc(), {}),
         ("wer_cascade", "  CTC's text, then the language model", study.cascade("transcribe"), {}),
     ):

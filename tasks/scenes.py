@@ -71,10 +71,13 @@ ENCODER_RATES = {
     "scenes_encoder_sentences": {"full": 5.0, "drill": 1.0},
     "scenes_encoder_chorus": {"full": 2.0, "drill": 1.5, "chorus": 0.9, "chorus_drill": 0.9},
     "scenes_sentences": {"full": 2.0, "chorus": 0.7},
+}
+"""Mixtures of transcription for the speech encoder, with the shares of their datasets."""
+SILENCE_RATES = {
     "scenes_silence": {"full": 2.0, "drill": 0.6, "chorus": 0.7, "chorus_drill": 0.3},
     "scenes_silence_sentences": {"full": 2.0, "chorus": 0.7},
 }
-"""Mixtures of transcription for the speech encoder, with the shares of their datasets."""
+"""The same, with silence around the speech."""
 TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}
 """Shares in the text mixtures; 1 for families that are not listed."""
 LIST_RATE = 24.0
@@ -189,10 +192,10 @@ def _register_mixtures() -> None:
         seqio.MixtureRegistry.add(f"scenes_{config}_taught", taught, default_rate=1.0)
     instructed = [task_name("quickstart", name) for name in INSTRUCTED]
     seqio.MixtureRegistry.add("scenes_quickstart_instructed", instructed, default_rate=1.0)
-    for name, rates in ENCODER_RATES.items():
-        silence = name.startswith("scenes_silence")
-        tasks = [(task_name(config, "transcribe", silence=silence), rate) for config, rate in rates.items()]
-        seqio.MixtureRegistry.add(name, tasks)
+    for mixtures, silence in ((ENCODER_RATES, False), (SILENCE_RATES, True)):
+        for name, rates in mixtures.items():
+            tasks = [(task_name(config, "transcribe", silence=silence), rate) for config, rate in rates.items()]
+            seqio.MixtureRegistry.add(name, tasks)
     for config in TEXT_CONFIGS:
         kinds = [family.name for family in FAMILIES] + ["span_corruption"]
         rates = {task_name(config, kind, form=Form.TEXT): TEXT_RATES.get(kind, 1.0) for kind in kinds}

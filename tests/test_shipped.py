@@ -14,8 +14,9 @@ from slm_jax.resources import gin_folder
 from slm_jax.tasks.spoken_scenes import utterances
 from slm_jax.tasks.spoken_scenes.corpus import Split
 from slm_jax.tasks.spoken_scenes.utterances import Content
+from slm_jax.training.bundle import SHIPPED, load_bundle
 from slm_jax.training.run import Training
-from slm_jax.weights import foundation
+from slm_jax.weights import fingerprints, foundation
 
 MAX_BYTES = 12_000_000
 EXAMPLES = 16
@@ -44,6 +45,13 @@ def test_they_are_small_and_of_known_origin() -> None:
     for entry in manifest["components"].values():
         assert entry["licence"] == "Apache-2.0" and (gin_folder() / entry["gin_file"]).is_file()
         assert entry["command"] == f"python -m slm_jax.train --gin_file={entry['gin_file']}"
+
+
+def test_the_shipped_adapter_knows_the_front_end(model) -> None:
+    """By a fingerprint of the fields of its class: a new field would make the adapter a stranger."""
+    system, _ = model
+    found = fingerprints.fingerprint_config(repr(system.speech_encoder.front_end))
+    assert found == load_bundle(SHIPPED).manifest.fingerprints["front_end"]
 
 
 def padded(rows: list[list[int]]) -> np.ndarray:

@@ -90,11 +90,6 @@ def _folded_fourier(frame_samples: int, fft_length: int, first: int, last: int) 
     return cosine, window * np.sin(angle)
 
 
-def real_frames(log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]) -> Bool[Array, "B T 1"]:
-    """Frames within the length of their utterance."""
-    return (jnp.arange(log_mel.shape[1]) < frame_length[:, None])[..., None]
-
-
 def normalize(log_mel: Float[Array, "B T F"], counted: Bool[Array, "B T 1"]) -> Float[Array, "B T F"]:
     """Every channel less its mean over the frames that are counted, divided by its standard deviation over them.
 
@@ -191,7 +186,7 @@ class LogMel:
         speech = jnp.where(jnp.arange(speech.shape[1]) < speech_length[:, None], speech, 0).astype(jnp.float32)
         log_mel = jnp.log(self._mel_energies(self._frames(speech)) + self.floor)
         frame_length = -(-speech_length // self.hop_samples)
-        real = real_frames(log_mel, frame_length)
+        real = (jnp.arange(log_mel.shape[1]) < frame_length[:, None])[..., None]
         return jnp.where(real, self._normalize(log_mel, real), 0), frame_length
 
     def _frames(self, speech: Float[Array, "B N"]) -> Float[Array, "B T W"]:

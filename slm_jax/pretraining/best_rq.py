@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slm_jax.audio.log_mel import normalize, real_frames
+from slm_jax.audio.log_mel import normalize
 from slm_jax.layers.masks import length_mask
 from slm_jax.models.interfaces import EncoderOutput, LossOutput
 from slm_jax.typing import Array, Batch, Bool, Float, Int, PRNGKey, PyTree
@@ -224,7 +224,7 @@ class BestRQObjective:
 
     def targets(self, log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]) -> Int[Array, "M B S"]:
         """The entries of what the front end gives, for every frame of the encoder; those of padding mean nothing."""
-        real = real_frames(log_mel, frame_length)
+        real = length_mask(frame_length, log_mel.shape[1])[..., None]
         normalized = jnp.where(real, normalize(log_mel, real), 0)
         stacked = stack_frames(normalized, self.speech_encoder.subsampling_factor)
         quantizer = random_quantizer(

@@ -11,7 +11,7 @@ One task for each family of instructions, named after the configuration of the d
     scenes_<config>_<family>_taught             with what a teacher reads, for distillation: families of scenes_<config>
     scenes_drill_transcribe                     words and names in random order; the speech encoder learns from them too
     scenes_chorus_transcribe                    sentences in more voices; and scenes_chorus_drill_transcribe
-    scenes_<config>_transcribe_silence          with silence around the speech: full and these three
+    scenes_<config>_transcribe_silence          with silence around the speech: full, claims, tiny and these three
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
 and the mixtures
@@ -178,7 +178,7 @@ def _register_tasks() -> None:
             _register_family(FAMILY[name], config, form=Form.TAUGHT)
     for config in ENCODER_CONFIGS:
         _register_family(FAMILY["transcribe"], config, form=Form.SPEECH)
-    for config in ("full", *ENCODER_CONFIGS):
+    for config in ("full", "claims", "tiny", *ENCODER_CONFIGS):
         _register_family(FAMILY["transcribe"], config, form=Form.SPEECH, silence=True)
     _register_family(FAMILY["bias"], "text", form=Form.TEXT, name_list=SHORT_LISTS)
     for config in TEXT_CONFIGS:

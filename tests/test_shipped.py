@@ -14,6 +14,7 @@ from slm_jax.resources import gin_folder
 from slm_jax.tasks.spoken_scenes import utterances
 from slm_jax.tasks.spoken_scenes.corpus import Split
 from slm_jax.tasks.spoken_scenes.utterances import Content
+from slm_jax.tasks.spoken_scenes.voices import SAMPLE_RATE
 from slm_jax.training.bundle import SHIPPED, load_bundle
 from slm_jax.training.run import Training
 from slm_jax.weights import fingerprints, foundation
@@ -58,12 +59,16 @@ def padded(rows: list[list[int]]) -> np.ndarray:
     return np.array([row + [0] * (TOKENS - len(row)) for row in rows], np.int32)
 
 
-def test_the_speech_encoder_hears_sentences_and_a_voice_it_was_not_trained_on(model) -> None:
+@pytest.mark.parametrize("silence", [0.0, 0.8])
+def test_the_speech_encoder_hears_sentences_and_a_voice_it_was_not_trained_on(model, silence: float) -> None:
+    """With the silence that a recording has, too, in seconds on either side."""
     system, parameters = model
     made = [example for _, example in utterances.examples(Split.TEST, size=EXAMPLES, content=Content.SPEECH, workers=0)]
+    around = int(silence * SAMPLE_RATE)
+    spoken = [np.pad(example["speech"] / 32768, (around, around)) for example in made]
     batch = {
-        "speech": np.stack([np.pad(e["speech"] / 32768, (0, SAMPLES - len(e["speech"]))) for e in made], dtype="f"),
-        "speech_length": np.array([len(example["speech"]) for example in made], np.int32),
+        "speech": np.stack([np.pad(speech, (0, SAMPLES - len(speech))) for speech in spoken], dtype="f"),
+        "speech_length": np.array([len(speech) for speech in spoken], np.int32),
     }
     tokens = evaluation.make_ctc_predict(system.speech_encoder)(parameters, batch, jax.random.key(0))
     heard = [scenes_vocabulary().decode([int(token) for token in row if token > 0]) for row in np.asarray(tokens)]

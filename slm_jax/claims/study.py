@@ -65,6 +65,10 @@ class Study:
         """To the true transcript in the place of the speech: what the language model could do before."""
         return self._answers(f"{family}, transcript", DecodedEvaluation, family, form=Form.TEXT)
 
+    def in_silence(self) -> Answers:
+        """What is transcribed where silence is around the speech."""
+        return self._answers("transcribe, silence", DecodedEvaluation, "transcribe", silence=True)
+
     def ctc(self) -> Answers:
         """What the speech encoder writes by itself."""
         return self._answers("transcribe, CTC", CTCEvaluation, "transcribe")
@@ -148,10 +152,11 @@ class Study:
         *,
         form: Form = Form.SPEECH,
         name_list: NameList = scenes.TEN_NAMES,
+        silence: bool = False,
     ) -> Answers:
         if name not in self.found:
             evaluation = make(
-                task=scenes.task_name(self.config, family, form=form, name_list=name_list),
+                task=scenes.task_name(self.config, family, form=form, name_list=name_list, silence=silence),
                 split=SPLIT,
                 task_feature_lengths=self._lengths(form, names=name_list.size if family == "bias" else 0),
                 batch_size=self.batch_size,

@@ -122,13 +122,22 @@ class CTCPosteriorAdapter(nn.Module):
     Attributes:
       adapter: what hears the context; gives a vector for each frame.
       num_tokens: likeliest tokens of a frame that are summed.
+      temperature: of the posteriors that divide a frame among these tokens; below 1 the likeliest gets more, and a
+        frame is as long as it would be at 1.
 
     Raises:
-      ValueError: when called, if the frames have no CTC scores, or `adapter` gives fewer vectors than frames.
+      ValueError: if temperature is not above 0; when called, if the frames have no CTC scores, or `adapter` gives
+        fewer vectors than frames.
     """
 
     adapter: Adapter
     num_tokens: int = 8
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"CTCPosteriorAdapter.temperature has to be above 0, not {self.temperature}")
+        super().__post_init__()
 
     def output_length(self, num_frames: int) -> int:
         return num_frames
@@ -153,7 +162,9 @@ class CTCPosteriorAdapter(nn.Module):
                 "reducer that keeps its scores, or use its adapter alone"
             )
         posterior = jax.nn.softmax(frames.ctc_logits.astype(jnp.float32), axis=-1)[..., :-1]  # the blank is the last
-        weights, tokens = jax.lax.top_k(posterior, self.num_tokens)
+        spoken, tokens = jax.lax.top_k(posterior, self.num_tokens)
+        shares = jax.nn.softmax(jnp.log(jnp.maximum(spoken, jnp.finfo(jnp.float32).tiny)) / self.temperature)
+        weights = shares * spoken.sum(axis=-1, keepdims=True)
         vectors = embed(tokens.reshape(tokens.shape[0], -1)).reshape(*tokens.shape, -1)
         heard = jnp.einsum("bsk,bske->bse", weights.astype(vectors.dtype), vectors)
         return jnp.where(frames.mask[..., None], heard, 0)

@@ -41,6 +41,7 @@ def test_each_question_has_its_task_and_is_asked_once(study, asked):
     for _ in range(2):
         study.spoken("reply")
         study.written("reply")
+        study.in_silence()
         study.ctc()
         study.cascade("transcribe")
         study.listed(50, with_name=False)
@@ -50,6 +51,7 @@ def test_each_question_has_its_task_and_is_asked_once(study, asked):
     assert [(type(each), each.task) for each in asked] == [
         (DecodedEvaluation, "scenes_tiny_reply"),
         (DecodedEvaluation, "scenes_tiny_text_reply"),
+        (DecodedEvaluation, "scenes_tiny_transcribe_silence"),
         (CTCEvaluation, "scenes_tiny_transcribe"),
         (CascadeEvaluation, "scenes_tiny_transcribe"),
         (DecodedEvaluation, "scenes_tiny_bias_50_without"),
@@ -59,9 +61,9 @@ def test_each_question_has_its_task_and_is_asked_once(study, asked):
     ]
     assert {(each.split, each.batch_size) for each in asked} == {("test", 4)}
     lengths = study.model.task_feature_lengths
-    assert asked[0].task_feature_lengths == asked[3].task_feature_lengths == lengths
+    assert asked[0].task_feature_lengths == asked[2].task_feature_lengths == asked[4].task_feature_lengths == lengths
     assert asked[1].task_feature_lengths == dict(lengths) | {"inputs": lengths["inputs"] + lengths["targets"]}
-    assert asked[4].task_feature_lengths["inputs"] == lengths["inputs"] + 50 * NAME_TOKENS
+    assert asked[5].task_feature_lengths["inputs"] == lengths["inputs"] + 50 * NAME_TOKENS
     retrieval, worded = asked[-2:]
     assert retrieval.catalogue == CATALOGUE and retrieval.limit == 7 and "{names}" in retrieval.prompt
     assert worded.prompt == "en espanol"

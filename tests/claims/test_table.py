@@ -46,6 +46,9 @@ class Canned(Study):
     def written(self, family):
         return RIGHT
 
+    def in_silence(self):
+        return wrong(RIGHT, 0, 1, 2, 3)
+
     def ctc(self):
         return wrong(RIGHT, 0, 1, 2)
 
@@ -100,6 +103,7 @@ def test_every_family_is_asked_and_every_claim_has_its_own_name(study, claims, f
     [
         ("wer", 10.0, False),
         ("wer_names", 50.0, None),
+        ("wer_silence", 20.0, None),
         ("wer_ctc", 15.0, None),
         ("wer_cascade_others", 100 / 16, None),
         ("translate_de_ratio", 1.0, True),

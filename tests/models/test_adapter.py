@@ -111,6 +111,17 @@ def test_a_frame_becomes_the_vectors_of_what_ctc_heard():
     np.testing.assert_allclose(heard([[sure, torn, blank]], num_tokens=1)[0], only_the_best, atol=1e-6)
 
 
+def test_a_low_temperature_leaves_more_to_the_likeliest_and_a_frame_as_long_as_it_is():
+    torn, blank = [0.3, 0, 0.1, 0, 0, 0.6], [0.0, 0, 0, 0, 0.1, 0.9]
+    expected = [0.4 * (0.9 * TABLE[0] + 0.1 * TABLE[2]), 0.1 * TABLE[4]]
+    np.testing.assert_allclose(heard([[torn, blank]], num_tokens=2, temperature=0.5)[0], expected, atol=1e-6)
+
+
+def test_a_temperature_is_above_zero():
+    with pytest.raises(ValueError, match=r"temperature has to be above 0, not 0\.0"):
+        CTCPosteriorAdapter(adapter=Echo(), temperature=0.0)
+
+
 def test_padding_is_not_heard():
     posterior = jnp.full((1, 2, 6), 1 / 6)
     assert not np.any(heard(posterior, jnp.array([[True, False]]), num_tokens=5)[0, 1])

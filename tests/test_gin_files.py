@@ -104,7 +104,11 @@ MACROS = {"lms": "LM", "encoders": "SPEECH_ENCODER", "adapters": "ADAPTER"}
 MODEL_FILES = [path for path in FILES if path.parent.name in MACROS]
 
 
-@pytest.mark.parametrize("path", [path for path in MODEL_FILES if path.name != "t5_1_1.gin"], ids=name_of)
+INCOMPLETE = ("t5_1_1.gin", "hugging_face.gin")
+"""Files that need a size or a folder before they describe a model."""
+
+
+@pytest.mark.parametrize("path", [path for path in MODEL_FILES if path.name not in INCOMPLETE], ids=name_of)
 def test_a_model_file_builds_under_eval_shape(path: pathlib.Path, clean_gin: None):
     gin.parse_config_file(str(path))
     module = build(MACROS[path.parent.name])

@@ -91,6 +91,7 @@ class MultiHeadAttention(nn.Module):
       query_scale: factor on the queries; None for head_dim ** -0.5. T5 uses 1.
       logit_softcap: scores are squashed into (-cap, cap) by tanh; None for no cap.
       head_norm: normalise queries and keys a head at a time.
+      norm_epsilon, norm_scale_offset: as in RMSNorm.
       use_bias: biases on the query, key and value projections.
       use_output_bias: bias on the output projection.
       output_features: width of the result; None for the width of the queries' input.
@@ -105,6 +106,7 @@ class MultiHeadAttention(nn.Module):
     query_scale: float | None = None
     logit_softcap: float | None = None
     head_norm: HeadNorm = HeadNorm.NONE
+    norm_epsilon: float = 1e-6
     norm_scale_offset: float = 0.0
     use_bias: bool = False
     use_output_bias: bool = False
@@ -122,8 +124,8 @@ class MultiHeadAttention(nn.Module):
         self.key = Dense((groups, self.head_dim), ("embed", "kv_heads", "kv"), **common)
         self.value = Dense((groups, self.head_dim), ("embed", "kv_heads", "kv"), **common)
         if self.head_norm is HeadNorm.RMS:
-            self.query_norm = RMSNorm(scale_offset=self.norm_scale_offset, dtype=self.dtype)
-            self.key_norm = RMSNorm(scale_offset=self.norm_scale_offset, dtype=self.dtype)
+            norm = dict(epsilon=self.norm_epsilon, scale_offset=self.norm_scale_offset, dtype=self.dtype)
+            self.query_norm, self.key_norm = RMSNorm(**norm), RMSNorm(**norm)
 
     def project_keys(self, x: Float[Array, "B K E"], rotate: Rotation | None = None) -> KeyValue:
         key, value = self.key(x), self.value(x)

@@ -62,6 +62,32 @@ def prefix_mask(prefix: Bool[Array, "B P"], target_length: int) -> Bool[Array, "
     return jnp.concatenate([left, right], axis=2)
 
 
+def causal_prefix_mask(prefix: Bool[Array, "B P"], target_length: int) -> Bool[Array, "B Q Q"]:
+    """Prefix and target see what is real up to themselves (Q = P + L).
+
+    prefix [1 1 0], target_length 2 -> [1 0 0 0 0]
+                                       [1 1 0 0 0]
+                                       [1 1 0 0 0]
+                                       [1 1 0 1 0]
+                                       [1 1 0 1 1]
+    """
+    keys = jnp.pad(prefix, ((0, 0), (0, target_length)), constant_values=True)
+    return key_mask(keys) & causal_mask(keys.shape[1])
+
+
+def window_mask(
+    queries: Int[Array, "B Q"], keys: Int[Array, "B K"], window: int | Int[Array, ""]
+) -> Bool[Array, "B Q K"]:
+    """A query sees keys that are less than `window` positions behind it, whatever lies ahead of it.
+
+    queries [0 1 2 3], keys the same, window 2 -> [1 1 1 1]
+                                                  [1 1 1 1]
+                                                  [0 1 1 1]
+                                                  [0 0 1 1]
+    """
+    return queries[:, :, None] - keys[:, None, :] < window
+
+
 def concatenate_left(
     first: Float[Array, "B S E"],
     first_length: Int[Array, "B"],

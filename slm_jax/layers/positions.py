@@ -1,5 +1,6 @@
 """Positions: rotary embeddings and T5's relative position buckets."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -8,13 +9,62 @@ import jax.numpy as jnp
 from slm_jax.typing import Array, DTypeLike, Float, Int
 
 
-def rotary(x: Float[Array, "B L H D"], positions: Int[Array, "B L"], *, base: float) -> Float[Array, "B L H D"]:
+@dataclasses.dataclass(frozen=True)
+class LinearScaling:
+    """Rotary positions divided by a constant, to reach further than the model was first trained for (arXiv 2306.15595).
+
+    Attributes:
+      factor: the constant.
+    """
+
+    factor: float
+
+    def __call__(self, frequency: Float[Array, "F"]) -> Float[Array, "F"]:
+        return frequency / self.factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Scaling:
+    """Slow rotary frequencies divided by a constant, fast ones kept, those between in between (Llama 3.1).
+
+    Follows `transformers/modeling_rope_utils.py:_compute_llama3_parameters` (Apache-2.0) in behaviour.
+
+    Attributes:
+      factor: the constant.
+      low_frequency_factor: frequencies that turn less often than this over the original length are divided.
+      high_frequency_factor: those that turn more often than this are kept.
+      original_length: positions that the model was first trained for.
+    """
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_length: float
+
+    def __call__(self, frequency: Float[Array, "F"]) -> Float[Array, "F"]:
+        turns = self.original_length * frequency / (2 * jnp.pi)
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        kept = jnp.clip((turns - low) / (high - low), 0, 1)
+        return kept * frequency + (1 - kept) * frequency / self.factor
+
+
+RotaryScaling = LinearScaling | Llama3Scaling
+
+
+def rotary_frequencies(head_dim: int, *, base: float, scaling: RotaryScaling | None = None) -> Float[Array, "F"]:
+    """Angles a position, for each half of a head (F = head_dim / 2), from 1 down to nearly 1 / base."""
+    half = head_dim // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    return frequency if scaling is None else scaling(frequency)
+
+
+def rotary(
+    x: Float[Array, "B L H D"], positions: Int[Array, "B L"], *, frequency: Float[Array, "F"]
+) -> Float[Array, "B L H D"]:
     """Rotates the halves of each head by an angle that grows with position (arXiv 2104.09864).
 
     Channel i is paired with channel i + D / 2, the layout of PaLM, Llama and Gemma checkpoints.
     """
-    half = x.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

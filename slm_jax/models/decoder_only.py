@@ -1,66 +1,26 @@
 """Decoder-only language models over a prefix of embeddings: PaLM, Gemma, Llama, Qwen and their kin."""
 
-import dataclasses
 import enum
-import functools
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from slm_jax.layers import masks
-from slm_jax.layers.attention import HeadNorm, KeyValue, MultiHeadAttention
+from slm_jax.layers.attention import KeyValue
 from slm_jax.layers.dense import Dense, Embed, OutputHead
-from slm_jax.layers.enums import resolve_enums
-from slm_jax.layers.feed_forward import Activation, GatedFeedForward
-from slm_jax.layers.norm import LayerNorm, RMSNorm
-from slm_jax.layers.positions import rotary
 from slm_jax.layers.stack import Remat, apply_stack
+from slm_jax.models.decoder_blocks import (
+    LAYER_FIELDS,
+    NO_WINDOW,
+    Block,
+    Context,
+    LayerSettings,
+    LayerState,
+    SequentialBlock,
+)
 from slm_jax.models.interfaces import DecodeCache
-from slm_jax.typing import Array, Bool, DTypeLike, Float, Int
-
-
-class NormKind(enum.Enum):
-    """What a normalisation does."""
-
-    RMS = "rms"
-    """Divides by the root mean square and scales."""
-    LAYER = "layer"
-    """Also subtracts the mean and adds a bias."""
-    LAYER_WITHOUT_BIAS = "layer_without_bias"
-    """Subtracts the mean, adds no bias (PaLM)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Norm:
-    """The normalisation of a model.
-
-    Attributes:
-      kind: what it does.
-      epsilon: added to the mean square or variance.
-      scale_offset: constant added to learned scales of NormKind.RMS; 1 in Gemma.
-    """
-
-    kind: NormKind | str = NormKind.RMS
-    epsilon: float = 1e-6
-    scale_offset: float = 0.0
-
-    def __post_init__(self) -> None:
-        resolve_enums(self)
-
-    def build(self, *, name: str, dtype: DTypeLike) -> nn.Module:
-        """A layer that does it."""
-        if self.kind is NormKind.RMS:
-            return RMSNorm(epsilon=self.epsilon, scale_offset=self.scale_offset, dtype=dtype, name=name)
-        return LayerNorm(epsilon=self.epsilon, use_bias=self.kind is NormKind.LAYER, dtype=dtype, name=name)
-
-
-class ProjectionBias(enum.Enum):
-    """Which attention projections have a bias."""
-
-    NONE = "none"
-    QUERY_KEY_VALUE = "query_key_value"
-    """Those of queries, keys and values (Qwen 1.5 to 2.5)."""
+from slm_jax.typing import Array, Bool, Float, Int
 
 
 class EmbeddingScale(enum.Enum):
@@ -71,129 +31,13 @@ class EmbeddingScale(enum.Enum):
     """sqrt(width), so that small embeddings enter the stack at size one (Gemma)."""
 
 
-class LayerSettings(nn.Module, kw_only=True):
-    """What a layer is made of.
+class PrefixAttention(enum.Enum):
+    """What a position of the prefix sees of it."""
 
-    Attributes:
-      num_heads: query heads.
-      num_kv_heads: heads of keys and values; 1 for multi-query attention.
-      head_dim: width of a head.
-      ff_width: inner width of the feed-forward layer.
-      activation: function on the gate of the feed-forward layer.
-      norm: the normalisation, everywhere in the model.
-      rotary_base: the longest rotary wavelength is about 2 pi times this many positions.
-      query_scale: factor on the queries; None for head_dim ** -0.5.
-      attention_softcap: attention scores are squashed into (-cap, cap); None for no cap. 50 in Gemma 2.
-      head_norm: normalise queries and keys a head at a time (Qwen 3, Gemma 3).
-      projection_bias: which attention projections have a bias.
-      dropout_rate: dropout of sublayer outputs where deterministic is False.
-      dtype: computation type. Logits are float32 always.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    ff_width: int
-    activation: Activation | str = Activation.SILU
-    norm: Norm = Norm()
-    rotary_base: float = 10_000.0
-    query_scale: float | None = None
-    attention_softcap: float | None = None
-    head_norm: HeadNorm | str = HeadNorm.NONE
-    projection_bias: ProjectionBias | str = ProjectionBias.NONE
-    dropout_rate: float = 0.0
-    dtype: DTypeLike = jnp.float32
-
-    def __post_init__(self) -> None:
-        resolve_enums(self)
-        super().__post_init__()
-
-
-class Block(LayerSettings, kw_only=True):
-    """The sublayers that every kind of block puts together.
-
-    Called with hidden states, the layer's cache or None, which keys each query may see, the positions of the queries,
-    and the slot of the cache where the new keys go. Without a cache the keys are the hidden states' own.
-    """
-
-    deterministic: bool = True
-
-    def normalize(self, x: Float[Array, "B Q E"], name: str) -> Float[Array, "B Q E"]:
-        return self.norm.build(name=name, dtype=self.dtype)(x)
-
-    def attend(
-        self,
-        x: Float[Array, "B Q E"],
-        cache: KeyValue | None,
-        mask: Bool[Array, "B #Q K"],
-        positions: Int[Array, "B Q"],
-        slot: Int[Array, ""] | None,
-    ) -> tuple[Float[Array, "B Q E"], KeyValue | None]:
-        attention = MultiHeadAttention(
-            num_heads=self.num_heads,
-            head_dim=self.head_dim,
-            num_kv_heads=self.num_kv_heads,
-            query_scale=self.query_scale,
-            logit_softcap=self.attention_softcap,
-            head_norm=self.head_norm,
-            norm_scale_offset=self.norm.scale_offset,
-            use_bias=self.projection_bias is ProjectionBias.QUERY_KEY_VALUE,
-            dtype=self.dtype,
-            name="attention",
-        )
-        rotate = functools.partial(rotary, positions=positions, base=self.rotary_base)
-        keys = attention.project_keys(x, rotate)
-        if cache is not None:
-            keys = cache = cache.write(keys, slot)
-        return self.dropout(attention(x, keys, mask=mask, rotate=rotate)), cache
-
-    def feed_forward(self, x: Float[Array, "B Q E"]) -> Float[Array, "B Q E"]:
-        mlp = GatedFeedForward(ff_width=self.ff_width, activation=self.activation, dtype=self.dtype, name="mlp")
-        return self.dropout(mlp(x))
-
-    def dropout(self, x: Float[Array, "B Q E"]) -> Float[Array, "B Q E"]:
-        x = nn.Dropout(self.dropout_rate)(x, deterministic=self.deterministic)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed"))
-
-
-class SequentialBlock(Block, kw_only=True):
-    """x + attention(norm(x)), then x + mlp(norm(x)): Llama, Qwen, Gemma 1."""
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B Q E"], cache: KeyValue | None, *context: Any
-    ) -> tuple[Float[Array, "B Q E"], KeyValue | None]:
-        update, cache = self.attend(self.normalize(x, "attention_norm"), cache, *context)
-        x = x + update
-        return x + self.feed_forward(self.normalize(x, "mlp_norm")), cache
-
-
-class SandwichBlock(Block, kw_only=True):
-    """x + norm(attention(norm(x))), then x + norm(mlp(norm(x))): Gemma 2 and 3."""
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B Q E"], cache: KeyValue | None, *context: Any
-    ) -> tuple[Float[Array, "B Q E"], KeyValue | None]:
-        update, cache = self.attend(self.normalize(x, "attention_norm"), cache, *context)
-        x = x + self.normalize(update, "post_attention_norm")
-        update = self.feed_forward(self.normalize(x, "mlp_norm"))
-        return x + self.normalize(update, "post_mlp_norm"), cache
-
-
-class ParallelBlock(Block, kw_only=True):
-    """x + attention(norm(x)) + mlp(norm(x)), with one norm for both: PaLM (arXiv 2204.02311)."""
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B Q E"], cache: KeyValue | None, *context: Any
-    ) -> tuple[Float[Array, "B Q E"], KeyValue | None]:
-        normed = self.normalize(x, "norm")
-        update, cache = self.attend(normed, cache, *context)
-        return x + update + self.feed_forward(normed), cache
-
-
-LAYER_FIELDS = tuple(f.name for f in dataclasses.fields(LayerSettings) if f.name not in ("parent", "name"))
+    CAUSAL = "causal"
+    """Itself and what is before it, as these models were trained."""
+    BIDIRECTIONAL = "bidirectional"
+    """All of it, as in prefix language models (arXiv 1910.10683)."""
 
 
 class Stack(LayerSettings, kw_only=True):
@@ -201,27 +45,19 @@ class Stack(LayerSettings, kw_only=True):
 
     num_layers: int
     block: type[Block]
+    windows: Sequence[int | None]
     scan_layers: bool
     remat: Remat
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B Q E"],
-        mask: Bool[Array, "B #Q K"],
-        positions: Int[Array, "B Q"],
-        *,
-        cache: KeyValue | None = None,
-        slot: Int[Array, ""] | None = None,
-        deterministic: bool = True,
+        self, x: Float[Array, "B Q E"], context: Context, *, cache: KeyValue | None = None, deterministic: bool = True
     ) -> tuple[Float[Array, "B Q E"], KeyValue | None]:
         x, cache = apply_stack(
             self.block,
             x.astype(self.dtype),
-            mask,
-            positions,
-            slot,
-            per_layer=cache,
+            context,
+            per_layer=LayerState(cache, self.layer_windows()),
             num_layers=self.num_layers,
             scan=self.scan_layers,
             remat=self.remat,
@@ -230,15 +66,23 @@ class Stack(LayerSettings, kw_only=True):
         )
         return self.norm.build(name="final_norm", dtype=self.dtype)(x), cache
 
+    def layer_windows(self) -> Int[Array, "layers"] | None:
+        """The window of each layer, or None if none has one."""
+        if not any(self.windows):
+            return None
+        pattern = [NO_WINDOW if window is None else window for window in self.windows]
+        return jnp.resize(jnp.array(pattern, jnp.int32), (self.num_layers,))
+
 
 class DecoderOnly(LayerSettings, kw_only=True):
     """A decoder-only model behind the LanguageModel protocol: the prefix stands before the target.
 
-    The prefix sees all of itself, the target sees the prefix and its own past. Target l has rotary position
-    (length of the real prefix) + l, so that padding between the two leaves no trace.
+    The target sees the prefix and its own past. Target l has rotary position (length of the real prefix) + l, so that
+    padding between the two leaves no trace.
 
     PaLM (arXiv 2204.02311): ParallelBlock, NormKind.LAYER_WITHOUT_BIAS, logit_scale width ** -0.5. Gemma (arXiv
-    2403.08295): Activation.GELU, scale_offset 1, EmbeddingScale.SQRT_WIDTH; Gemma 2 and 3: SandwichBlock as well.
+    2403.08295): Activation.GELU, scale_offset 1, EmbeddingScale.SQRT_WIDTH; Gemma 2 and 3: SandwichBlock and windows as
+    well.
     Llama and SmolLM2: the defaults. Qwen 2: ProjectionBias.QUERY_KEY_VALUE. Qwen 3: HeadNorm.RMS.
 
     Attributes (besides those of `LayerSettings`):
@@ -246,6 +90,8 @@ class DecoderOnly(LayerSettings, kw_only=True):
       width: size of embeddings and hidden states.
       num_layers: depth.
       block: how attention, feed-forward and norms are put together.
+      prefix_attention: what a position of the prefix sees of it.
+      windows: how many positions back the layers see, None for all; repeated over the depth. (4096, None) in Gemma 2.
       embedding_scale: what embedded tokens are multiplied by.
       embedding_stddev: scale of the embeddings' initial values.
       output_head: where the scores of the next token come from.
@@ -260,6 +106,8 @@ class DecoderOnly(LayerSettings, kw_only=True):
     width: int
     num_layers: int
     block: type[Block] = SequentialBlock
+    prefix_attention: PrefixAttention | str = PrefixAttention.CAUSAL
+    windows: Sequence[int | None] = (None,)
     embedding_scale: EmbeddingScale | str = EmbeddingScale.ONE
     embedding_stddev: float = 0.02
     output_head: OutputHead | str = OutputHead.TIED
@@ -273,6 +121,7 @@ class DecoderOnly(LayerSettings, kw_only=True):
         self.decoder = Stack(
             num_layers=self.num_layers,
             block=self.block,
+            windows=self.windows,
             scan_layers=self.scan_layers,
             remat=self.remat,
             **{name: getattr(self, name) for name in LAYER_FIELDS},
@@ -294,26 +143,29 @@ class DecoderOnly(LayerSettings, kw_only=True):
         deterministic: bool = True,
     ) -> Float[Array, "B L E"]:
         """Teacher forcing: hidden state l depends on the prefix and on target_inputs[:, :l + 1]."""
-        prefix, prefix_positions = self.prefix(prefix_embeddings, prefix_mask)
-        targets = self.embed(target_inputs)
-        target_positions = jnp.sum(prefix_mask, axis=1, keepdims=True) + jnp.arange(targets.shape[1])
-        hidden, _ = self.decoder(
-            jnp.concatenate([prefix, targets], axis=1),
-            masks.prefix_mask(prefix_mask, targets.shape[1]),
-            jnp.concatenate([prefix_positions, target_positions], axis=1),
-            deterministic=deterministic,
-        )
+        prefix, targets = self.zero_padding(prefix_embeddings, prefix_mask), self.embed(target_inputs)
+        num_targets = targets.shape[1]
+        positions = self.positions(prefix_mask, num_targets)
+        context = Context(self.mask(prefix_mask, num_targets), positions, key_positions=positions)
+        hidden, _ = self.decoder(jnp.concatenate([prefix, targets], axis=1), context, deterministic=deterministic)
         hidden = hidden[:, prefix.shape[1] :]
         if self.is_initializing():
             self.logits(hidden)
         return hidden
 
-    def prefix(
-        self, embeddings: Float[Array, "B P E"], mask: Bool[Array, "B P"]
-    ) -> tuple[Float[Array, "B P E"], Int[Array, "B P"]]:
-        """The prefix with zeros where it is padded, and its positions."""
-        positions = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
-        return jnp.where(mask[..., None], embeddings, 0).astype(self.dtype), positions
+    def zero_padding(self, embeddings: Float[Array, "B P E"], mask: Bool[Array, "B P"]) -> Float[Array, "B P E"]:
+        """The prefix with zeros where it is padded."""
+        return jnp.where(mask[..., None], embeddings, 0).astype(self.dtype)
+
+    def positions(self, prefix: Bool[Array, "B P"], num_targets: int) -> Int[Array, "B Q"]:
+        """Rotary positions of the prefix, padded, and of the targets, which begin where it really ends."""
+        before = jnp.broadcast_to(jnp.arange(prefix.shape[1]), prefix.shape)
+        return jnp.concatenate([before, prefix.sum(axis=1, keepdims=True) + jnp.arange(num_targets)], axis=1)
+
+    def mask(self, prefix: Bool[Array, "B P"], num_targets: int) -> Bool[Array, "B Q Q"]:
+        """What prefix and targets see of each other."""
+        causal = self.prefix_attention is PrefixAttention.CAUSAL
+        return (masks.causal_prefix_mask if causal else masks.prefix_mask)(prefix, num_targets)
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
         """Unnormalised scores of the next token, float32."""
@@ -328,12 +180,13 @@ class DecoderOnly(LayerSettings, kw_only=True):
         self, prefix_embeddings: Float[Array, "B P E"], prefix_mask: Bool[Array, "B P"], *, max_decode_length: int
     ) -> DecodeCache:
         """The cache before the first target token: P slots for the prefix, then `max_decode_length` for targets."""
-        prefix, positions = self.prefix(prefix_embeddings, prefix_mask)
         batch, size = prefix_mask.shape
         shape = (self.num_layers, batch, self.num_kv_heads, size + max_decode_length, self.head_dim)
         empty = KeyValue(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
-        seen = jnp.pad(prefix_mask, ((0, 0), (0, max_decode_length)))
-        _, cache = self.decoder(prefix, masks.key_mask(seen), positions, cache=empty, slot=jnp.zeros((), jnp.int32))
+        positions = self.positions(prefix_mask, max_decode_length)
+        mask = self.mask(prefix_mask, max_decode_length)[:, :size]
+        context = Context(mask, positions[:, :size], positions, jnp.zeros((), jnp.int32))
+        _, cache = self.decoder(self.zero_padding(prefix_embeddings, prefix_mask), context, cache=empty)
         return DecodeCache(layers=cache, prefix_mask=prefix_mask)
 
     def step(
@@ -343,11 +196,9 @@ class DecoderOnly(LayerSettings, kw_only=True):
         batch, prefix_size = cache.prefix_mask.shape
         num_targets = cache.layers.key.shape[3] - prefix_size
         past = jnp.broadcast_to(jnp.arange(num_targets) <= index, (batch, num_targets))
-        hidden, layers = self.decoder(
-            self.embed(tokens[:, None]),
-            masks.key_mask(jnp.concatenate([cache.prefix_mask, past], axis=1)),
-            jnp.sum(cache.prefix_mask, axis=1, keepdims=True) + index,
-            cache=cache.layers,
-            slot=prefix_size + index,
-        )
+        seen = jnp.concatenate([cache.prefix_mask, past], axis=1)
+        positions = self.positions(cache.prefix_mask, num_targets)
+        now = jnp.sum(cache.prefix_mask, axis=1, keepdims=True) + index
+        context = Context(masks.key_mask(seen), now, positions, prefix_size + index)
+        hidden, layers = self.decoder(self.embed(tokens[:, None]), context, cache=cache.layers)
         return self.logits(hidden[:, 0]), cache._replace(layers=layers)

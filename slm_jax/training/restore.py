@@ -126,8 +126,8 @@ def assemble_parameters(
     Args:
       shapes: nested jax.ShapeDtypeStruct of the whole model, keyed by component first, without boxes.
       trainable_patterns: regular expressions over whole paths; all other parameters are frozen.
-      sources: for each frozen component, what `slm_jax.weights.foundation.load_component` reads: a folder, a file or
-        'shipped'. A trained component may have one too, to start from.
+      sources: for each frozen component, what `slm_jax.weights.foundation.load_component` reads: a folder, a file,
+        'shipped' or a checkpoint of another program. A trained component may have one too, to start from.
       checkpoint: the trainable parameters of the run's own checkpoint, all of them.
       initial: INITIAL_CHECKPOINT, see `read_initial`.
       init_fn: see `initialiser`; None where nothing may be initialised, as for inference.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,8 @@ class Training:
       train_steps: updates in all, those before a restart included.
       trainable: patterns of the parameters that are trained; all others are frozen.
       mesh: devices, see `partitioning.make_mesh`.
-      sources: where frozen components come from, by name ('shipped', a folder or a .safetensors file).
+      sources: where frozen components come from, by name ('shipped', a folder, a .safetensors file, or a checkpoint
+        of another program, such as `slm_jax.weights.huggingface.components.Checkpoint`).
       initial_checkpoint: a bundle or MODEL_DIR whose trained parameters this run starts from.
       allow_random: patterns of parameters that may be random although they are frozen (for tests of speed and shape
         only), or although the initial checkpoint has the rest of their component, such as a new output head.
@@ -79,7 +81,7 @@ class Training:
     train_steps: int
     trainable: Sequence[str] = freezing.TRAINABLE
     mesh: jax.sharding.Mesh | None = None
-    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sources: Mapping[str, str | os.PathLike[str]] = dataclasses.field(default_factory=dict)
     initial_checkpoint: str | None = None
     allow_random: Sequence[str] = ()
     allow_unexpected: Sequence[str] = ()

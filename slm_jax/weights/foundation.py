@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import ml_dtypes
@@ -45,6 +45,17 @@ class Provenance:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+@runtime_checkable
+class ForeignCheckpoint(Protocol):
+    """A checkpoint in another program's form; gin gives it in the place of a folder."""
+
+    def __fspath__(self) -> str:
+        """Where it is."""
+
+    def read(self, component: str, *, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Mapping[str, np.ndarray]:
+        """The parameters of a component by path, as `shapes` has them."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Component:
     """The parameters of one component and where they came from.
@@ -52,7 +63,7 @@ class Component:
     Attributes:
       parameters: nested, in the dtypes that were asked for.
       fingerprint: of all parameters in the file.
-      path: the file.
+      path: the file, or another program's folder.
     """
 
     parameters: PyTree
@@ -138,7 +149,7 @@ def load_component(
     """The parameters of one component, checked to be complete and unchanged; scanned or unrolled, as `shapes` is.
 
     Args:
-      source: a .safetensors file, a folder with a manifest, or 'shipped'.
+      source: a .safetensors file, a folder with a manifest, 'shipped', or a `ForeignCheckpoint`.
       component: the component's name, such as 'lm'.
       shapes: nested jax.ShapeDtypeStruct of the component; its dtypes are what the parameters are cast to.
       optional: paths within the component that the file need not hold (parts that are trained anew).
@@ -148,6 +159,9 @@ def load_component(
       WeightFileError: tensors are missing, unexpected or of another shape (all are listed), or the file is damaged or
         is not the one that the manifest describes.
     """
+    if isinstance(source, ForeignCheckpoint):
+        nested = trees.unflatten(dict(source.read(component, shapes=trees.flatten(shapes))))
+        return Component(nested, fingerprints.fingerprint(nested), pathlib.Path(source))
     path = component_path(source, component)
     expected = trees.flatten(shapes)
     layout = layouts.arrange_shapes(trees.unflatten(safetensors_io.read_layout(path)), like=expected)

@@ -96,24 +96,27 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def read_layout(path: str | os.PathLike[str]) -> dict[str, jax.ShapeDtypeStruct]:
+def read_layout(
+    path: str | os.PathLike[str], *, dtypes: Mapping[str, np.dtype] = DTYPES
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes by name, from the header alone.
+
+    Args:
+      path: the file.
+      dtypes: what tensors may be stored as.
 
     Raises:
       FileNotFoundError: there is no such file.
-      WeightFileError: it is not a whole safetensors file, or holds a tensor that is not bfloat16 or float32.
+      WeightFileError: it is not a whole safetensors file, or holds a tensor of another dtype.
     """
     with _open(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         stored = {name: tensor.get_dtype() for name, tensor in slices.items()}
-        wrong = [f"{name} ({dtype})" for name, dtype in stored.items() if dtype not in DTYPES]
+        wrong = [f"{name} ({dtype})" for name, dtype in stored.items() if dtype not in dtypes]
         if wrong:
-            raise WeightFileError(
-                f"{path} holds tensors that are neither bfloat16 nor float32: {', '.join(wrong)}."
-                " Convert it with python -m slm_jax.convert."
-            )
+            raise WeightFileError(f"{path} holds tensors that are not {' or '.join(dtypes)}: {', '.join(wrong)}")
         return {
-            name: jax.ShapeDtypeStruct(tuple(tensor.get_shape()), DTYPES[stored[name]])
+            name: jax.ShapeDtypeStruct(tuple(tensor.get_shape()), dtypes[stored[name]])
             for name, tensor in slices.items()
         }
 
@@ -129,6 +132,17 @@ def iterate_tensors(path: str | os.PathLike[str]) -> Iterator[tuple[str, np.ndar
     with _open(path) as file:
         for name in file.offset_keys():
             yield name, file.get_tensor(name)
+
+
+def read_tensor(path: str | os.PathLike[str], name: str) -> np.ndarray:
+    """One array, as stored.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      WeightFileError: it is not a whole safetensors file, or has no such array.
+    """
+    with _open(path) as file:
+        return file.get_tensor(name)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

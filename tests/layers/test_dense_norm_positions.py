@@ -7,7 +7,14 @@ import numpy as np
 
 from slm_jax.layers.dense import Dense, Embed
 from slm_jax.layers.norm import LayerNorm, RMSNorm
-from slm_jax.layers.positions import RelativePositionBias, relative_position_bucket, rotary
+from slm_jax.layers.positions import (
+    LinearScaling,
+    Llama3Scaling,
+    RelativePositionBias,
+    relative_position_bucket,
+    rotary,
+    rotary_frequencies,
+)
 
 
 def init(module, *args):
@@ -58,18 +65,34 @@ def test_rotary_scores_depend_on_distance_only():
     query, key = jax.random.normal(jax.random.key(1), (2, 1, 1, 1, 8))
 
     def score(q_position, k_position):
-        rotate = lambda x, p: rotary(x, jnp.array([[p]]), base=100.0)  # noqa: E731
+        rotate = lambda x, p: rotary(x, jnp.array([[p]]), frequency=rotary_frequencies(8, base=100.0))  # noqa: E731
         return float(jnp.sum(rotate(query, q_position) * rotate(key, k_position)))
 
     assert abs(score(3, 1) - score(13, 11)) < 1e-4
     assert abs(score(3, 1) - score(4, 1)) > 1e-3
-    np.testing.assert_allclose(rotary(query, jnp.array([[0]]), base=100.0), query, atol=1e-6)
+    np.testing.assert_allclose(
+        rotary(query, jnp.array([[0]]), frequency=rotary_frequencies(8, base=100.0)), query, atol=1e-6
+    )
 
 
 def test_rotary_pairs_channel_i_with_channel_i_plus_half():
     x = jnp.zeros((1, 1, 1, 4)).at[..., 0].set(1.0)
-    rotated = rotary(x, jnp.array([[1]]), base=100.0)[0, 0, 0]
+    rotated = rotary(x, jnp.array([[1]]), frequency=rotary_frequencies(4, base=100.0))[0, 0, 0]
     np.testing.assert_allclose(rotated, [np.cos(1), 0, np.sin(1), 0], atol=1e-6)
+
+
+def test_rotary_frequencies():
+    np.testing.assert_allclose(rotary_frequencies(6, base=8.0), [1, 1 / 2, 1 / 4], rtol=1e-6)
+    np.testing.assert_allclose(
+        rotary_frequencies(6, base=8.0, scaling=LinearScaling(4.0)), [1 / 4, 1 / 8, 1 / 16], rtol=1e-6
+    )
+
+
+def test_llama_scales_slow_frequencies_alone():
+    """Over 8 pi positions these turn 4, 2 and 1 times: the first is kept, the last divided, the second half of each."""
+    scaling = Llama3Scaling(factor=5.0, low_frequency_factor=1.0, high_frequency_factor=3.0, original_length=8 * np.pi)
+    scaled = rotary_frequencies(6, base=8.0, scaling=scaling)
+    np.testing.assert_allclose(scaled, [1, 0.5 * (1 + 1 / 5) / 2, 0.25 / 5], rtol=1e-5)
 
 
 def test_relative_position_buckets():

@@ -44,6 +44,29 @@ def test_prefix_mask():
     np.testing.assert_array_equal(masks.prefix_mask(jnp.array([[True, True, False]]), 2)[0], drawing(expected))
 
 
+def test_causal_prefix_mask():
+    expected = """
+    1 0 0 0 0
+    1 1 0 0 0
+    1 1 0 0 0
+    1 1 0 1 0
+    1 1 0 1 1
+    """
+    found = masks.causal_prefix_mask(jnp.array([[True, True, False]]), 2)[0]
+    np.testing.assert_array_equal(found, drawing(expected))
+
+
+def test_window_mask():
+    expected = """
+    1 1 1 1
+    1 1 1 1
+    0 1 1 1
+    0 0 1 1
+    """
+    positions = jnp.arange(4)[None]
+    np.testing.assert_array_equal(masks.window_mask(positions, positions, 2)[0], drawing(expected))
+
+
 def test_concatenate_left_closes_the_gap_whatever_the_padding_holds():
     a, b, x, y, junk = (jnp.full((2,), value) for value in (1.0, 2.0, 3.0, 4.0, jnp.nan))
     first = jnp.stack([jnp.stack([a, b, junk]), jnp.stack([a, junk, junk])])

@@ -1,6 +1,6 @@
 """Decoder-only models: PaLM's parallel block against plain numpy, every field, published sizes.
 
-Llama, Gemma 2, Qwen 2 and Qwen 3 are compared with transformers in test_hf_parity.py.
+Llama, Qwen and Gemma are compared with transformers in tests/weights/huggingface/test_decoders.py.
 """
 
 import functools
@@ -13,11 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slm_jax.models.decoder_only import DecoderOnly, Norm, ParallelBlock, SandwichBlock
+from slm_jax.layers.positions import LinearScaling
+from slm_jax.models.decoder_blocks import Norm, ParallelBlock, SandwichBlock
+from slm_jax.models.decoder_only import DecoderOnly
 
 GIN = pathlib.Path(__file__).resolve().parents[2] / "gin"
 CONFIG = dict(vocab_size=17, width=12, ff_width=20, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=6)
 PALM = CONFIG | dict(num_kv_heads=1, block=ParallelBlock, norm=Norm(kind="layer_without_bias", epsilon=1e-5))
+WINDOWED = dict(windows=(3, None), num_layers=2)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def palm_reference(params, prefix, targets):
 
 def test_parity_of_the_parallel_block_with_plain_numpy(inputs, random_variables):
     prefix, mask, targets = inputs
-    model = DecoderOnly(**PALM)
+    model = DecoderOnly(**PALM, prefix_attention="bidirectional")
     variables = random_variables(model, inputs)
     ours = logits(model, variables, inputs)
     for example, length in enumerate(mask.sum(axis=1)):
@@ -111,6 +114,8 @@ def test_every_field_of_the_structure_matters(inputs, shapes_of, change):
         dict(norm=Norm(epsilon=0.5)),
         dict(norm=Norm(scale_offset=1.0)),
         dict(rotary_base=3.0),
+        dict(rotary_scaling=LinearScaling(factor=8.0)),
+        dict(windows=(3,)),
         dict(query_scale=3.0),
         dict(attention_softcap=0.1),
         dict(embedding_scale="sqrt_width"),
@@ -123,6 +128,39 @@ def test_every_field_of_the_computation_matters(inputs, random_variables, change
     variables = random_variables(DecoderOnly(**CONFIG), inputs)
     output, before = (logits(DecoderOnly(**(CONFIG | fields)), variables, inputs) for fields in (change, {}))
     assert np.abs(output - before).max() > 1e-3
+
+
+def test_what_layers_see_and_their_rotary_bases_matter(inputs, random_variables):
+    variables = random_variables(DecoderOnly(**(CONFIG | WINDOWED)), inputs)
+
+    def changed(**fields):
+        return logits(DecoderOnly(**(CONFIG | WINDOWED | fields)), variables, inputs)
+
+    before = changed()
+    for fields in (
+        dict(windows=(None, 3)),
+        dict(windows=(3,)),
+        dict(windows=(2, None)),
+        dict(prefix_attention="bidirectional"),
+        dict(window_rotary_base=3.0),
+        dict(rotary_base=3.0, window_rotary_base=10_000.0),
+    ):
+        assert np.abs(changed(**fields) - before).max() > 1e-3, fields
+    for fields in (dict(windows=(3, 99)), dict(windows=(3, None, 3)), dict(window_rotary_base=10_000.0)):
+        np.testing.assert_allclose(changed(**fields), before, atol=1e-5)
+
+
+def test_a_causal_prefix_is_read_like_targets(inputs, random_variables):
+    """As embedded tokens in the prefix, padded, or as the first of the targets, tokens mean the same."""
+    model = DecoderOnly(**(CONFIG | WINDOWED))
+    variables = random_variables(model, inputs)
+    tokens = jax.random.randint(jax.random.key(2), (1, 9), 0, 17)
+    nothing = jnp.zeros((1, 5, 12)), jnp.zeros((1, 5), bool)
+    expected = logits(model, variables, (*nothing, tokens))[:, 3:]
+    embedded = model.apply(variables, tokens[:, :3], method="embed")
+    prefix = jnp.pad(embedded, ((0, 0), (0, 2), (0, 0)), constant_values=jnp.nan)
+    ours = logits(model, variables, (prefix, jnp.arange(5)[None] < 3, tokens[:, 3:]))
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 def test_initial_embeddings_have_the_asked_size():

@@ -15,15 +15,8 @@ from slm_jax.decoding.decode import decode
 from slm_jax.decoding.scoring import score_targets
 from slm_jax.layers.attention import HeadNorm
 from slm_jax.layers.stack import Remat
-from slm_jax.models.decoder_only import (
-    DecoderOnly,
-    EmbeddingScale,
-    Norm,
-    NormKind,
-    ParallelBlock,
-    ProjectionBias,
-    SandwichBlock,
-)
+from slm_jax.models.decoder_blocks import Norm, NormKind, ParallelBlock, ProjectionBias, SandwichBlock
+from slm_jax.models.decoder_only import DecoderOnly, EmbeddingScale
 from slm_jax.models.t5 import T5
 
 SIZES = dict(vocab_size=29, width=16, ff_width=24, head_dim=4)

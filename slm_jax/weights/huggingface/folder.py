@@ -1,0 +1,86 @@
+"""A Hugging Face folder: config.json, and tensors in one or several safetensors files."""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from slm_jax.weights import safetensors_io
+from slm_jax.weights.safetensors_io import WeightFileError
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES: Mapping[str, np.dtype] = {**safetensors_io.DTYPES, "F16": np.dtype(np.float16)}
+"""What a tensor may be stored as."""
+
+
+class Folder:
+    """The tensors and the configuration of a checkpoint.
+
+    Args:
+      path: the folder.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or it has no config.json or no safetensors.
+      WeightFileError: config.json or the index is damaged, or a shard is missing, damaged or without its tensors.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path).expanduser()
+        if not (self.path / CONFIG).is_file():
+            raise FileNotFoundError(f"{path} is not a Hugging Face checkpoint: it has no {CONFIG}")
+        self.config: dict[str, Any] = self._read_json(CONFIG)
+        self._files = self._find_tensors()
+
+    @functools.cached_property
+    def layout(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of all tensors, from the headers alone."""
+        shards = {file: safetensors_io.read_layout(file, dtypes=DTYPES) for file in set(self._files.values())}
+        lost = sorted(name for name, file in self._files.items() if name not in shards[file])
+        if lost:
+            raise WeightFileError(f"{self.path / INDEX} promises tensors that the files do not have: {', '.join(lost)}")
+        return {name: shards[file][name] for name, file in self._files.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor as it is stored; the file is mapped into memory, so nothing else is read."""
+        return safetensors_io.read_tensor(self._files[name], name)
+
+    def _find_tensors(self) -> dict[str, pathlib.Path]:
+        if (self.path / INDEX).is_file():
+            weights = self._read_json(INDEX).get("weight_map")
+            if not isinstance(weights, dict):
+                raise WeightFileError(f"{self.path / INDEX} has no weight_map")
+            return {name: self._shard(file) for name, file in weights.items()}
+        single = self.path / SINGLE
+        if single.is_file():
+            return dict.fromkeys(safetensors_io.read_layout(single, dtypes=DTYPES), single)
+        pickled = sorted(path.name for path in self.path.glob("*.bin"))
+        hint = (
+            f" It has {', '.join(pickled)}, which may run code when it is opened: load it with transformers where you"
+            " trust it, and save_pretrained writes safetensors."
+            if pickled
+            else ""
+        )
+        raise FileNotFoundError(f"{self.path} has neither {SINGLE} nor {INDEX}.{hint}")
+
+    def _shard(self, file: Any) -> pathlib.Path:
+        if pathlib.PurePath(str(file)).name != file:
+            raise WeightFileError(f"{self.path / INDEX} names {file!r}, which is not a file of that folder")
+        if not (self.path / file).is_file():
+            raise FileNotFoundError(f"{self.path / INDEX} names {file!r}, but the file is not there")
+        return self.path / file
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise WeightFileError(f"{self.path / name} is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise WeightFileError(f"{self.path / name} is not a JSON object")
+        return content

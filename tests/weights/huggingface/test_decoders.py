@@ -1,0 +1,193 @@
+"""Parity with transformers, from folder to scores: tiny models of every family, kept as golden files.
+
+The files in tests/golden hold a config.json, weights, inputs and outputs of transformers' own implementations, so that
+parity is tested without torch. With torch and transformers the same models are built anew and compared with the files:
+
+    SLM_JAX_UPDATE_GOLDEN=1 python -m pytest tests/weights/huggingface/test_decoders.py    # writes the files again
+"""
+
+import copy
+import json
+import os
+import pathlib
+
+import flax.linen as nn
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from slm_jax import trees
+from slm_jax.resources import gin_folder
+from slm_jax.weights import foundation
+from slm_jax.weights.huggingface import components
+from slm_jax.weights.huggingface.fields import UnsupportedConfigError
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
+VOCAB, WIDTH, LENGTH = 11, 12, 12
+SIZES = dict(
+    vocab_size=VOCAB,
+    hidden_size=WIDTH,
+    intermediate_size=20,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=6,
+    pad_token_id=0,
+    eos_token_id=1,
+    bos_token_id=2,
+)
+LLAMA3 = dict(rope_type="llama3", rope_theta=50.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=2.0)
+NEAR, FAR = "sliding_attention", "full_attention"
+CONFIGS = {
+    "llama": dict(
+        rms_norm_eps=1e-2,
+        tie_word_embeddings=False,
+        rope_parameters=LLAMA3 | dict(original_max_position_embeddings=12),
+    ),
+    "qwen2": dict(tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1e3)),
+    "qwen3": dict(
+        rms_norm_eps=1e-2,
+        tie_word_embeddings=True,
+        rope_parameters=dict(rope_type="linear", rope_theta=1e3, factor=3.0),
+    ),
+    "gemma": dict(rms_norm_eps=1e-2),
+    "gemma2": dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0, query_pre_attn_scalar=9, sliding_window=4),
+    "gemma3_text": dict(
+        num_hidden_layers=3,
+        query_pre_attn_scalar=9,
+        sliding_window=4,
+        layer_types=[NEAR, FAR, NEAR],
+        rope_parameters={
+            NEAR: dict(rope_type="default", rope_theta=50.0),
+            FAR: dict(rope_type="linear", rope_theta=1e3, factor=3.0),
+        },
+    ),
+}
+
+
+def make_golden(kind):
+    """config.json, weights by their names, tokens, and the scores that transformers computes."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **(SIZES | CONFIGS[kind]), attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.5)
+        tokens = torch.randint(0, VOCAB, (2, LENGTH))
+        scores = model(input_ids=tokens).logits
+    weights = {f"weights/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
+    if getattr(config, "tie_word_embeddings", False):
+        weights.pop("weights/lm_head.weight", None)  # save_pretrained leaves it out too
+    text = json.dumps(config.to_diff_dict() | {"model_type": kind}, sort_keys=True)
+    return weights | dict(config=np.array(text), tokens=tokens.numpy(), scores=scores.numpy())
+
+
+def read_golden(kind):
+    with np.load(GOLDEN / f"hf_{kind}.npz", allow_pickle=False) as golden:
+        return dict(golden)
+
+
+def write_folder(golden, folder, **changes):
+    """The checkpoint, as save_pretrained would write it; a change of None takes a field away."""
+    weights = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
+    safetensors.numpy.save_file(weights, folder / "model.safetensors")
+    config = json.loads(str(golden["config"])) | changes
+    for name in [name for name, value in changes.items() if value is None]:
+        del config[name]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def shapes_of(model):
+    prefix, mask = jnp.zeros((1, 1, model.width)), jnp.zeros((1, 1), bool)
+    boxed = jax.eval_shape(model.init, jax.random.key(0), prefix, mask, jnp.zeros((1, 1), jnp.int32))
+    return nn.meta.unbox(boxed)["params"]
+
+
+def load(folder, **settings):
+    """The model of a folder, and its parameters as a run reads them."""
+    model = components.language_model(folder, **settings)
+    return model, foundation.load_component(
+        components.Checkpoint(str(folder)), component="lm", shapes=shapes_of(model)
+    ).parameters
+
+
+def assert_parity(golden, folder, **settings):
+    model, params = load(folder, **settings)
+    tokens = jnp.asarray(golden["tokens"], jnp.int32)
+    prefix, mask = jnp.full((2, 3, model.width), jnp.nan), jnp.zeros((2, 3), bool)
+
+    @jax.jit
+    def scores(params):
+        hidden = model.apply({"params": params}, prefix, mask, tokens)
+        return model.apply({"params": params}, hidden, method="logits")
+
+    np.testing.assert_allclose(scores(params), golden["scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_parity_with_the_golden_file(kind, scan_layers, tmp_path):
+    golden = read_golden(kind)
+    assert_parity(golden, write_folder(golden, tmp_path), scan_layers=scan_layers)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_parity_with_transformers(kind, tmp_path):
+    golden = make_golden(kind)
+    if os.environ.get("SLM_JAX_UPDATE_GOLDEN"):
+        np.savez_compressed(GOLDEN / f"hf_{kind}.npz", **golden)
+    assert_parity(golden, write_folder(golden, tmp_path))
+
+
+def test_a_gin_file_takes_model_and_parameters_from_one_folder(tmp_path, monkeypatch):
+    folder = write_folder(read_golden("llama"), tmp_path)
+    monkeypatch.chdir(gin_folder())
+    gin.clear_config()
+    settings = [f"LM_FOLDER = '{folder}'", "components.language_model.dtype = 'bfloat16'"]
+    gin.parse_config_files_and_bindings(["models/lms/hugging_face.gin"], settings)
+    model, source = (copy.deepcopy(gin.query_parameter(f"{name}/gin.macro.value")) for name in ("LM", "LM_SOURCE"))
+    gin.clear_config()
+    assert model == components.language_model(folder, dtype="bfloat16")
+    loaded = foundation.load_component(source, component="lm", shapes=shapes_of(model))
+    jax.tree.map(np.testing.assert_array_equal, loaded.parameters, load(folder)[1])
+    assert loaded.path == folder
+
+
+def test_it_is_no_other_component(tmp_path):
+    folder = write_folder(read_golden("llama"), tmp_path)
+    with pytest.raises(UnsupportedConfigError, match="holds a language model, not the component 'speech_encoder'"):
+        components.Checkpoint(str(folder)).read("speech_encoder", shapes={})
+
+
+def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
+    folder = write_folder(read_golden("llama"), tmp_path)
+    (_, stacked), (_, unrolled) = load(folder), load(folder, scan_layers=False)
+    jax.tree.map(np.testing.assert_array_equal, trees.stack_layers(unrolled), stacked)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("llama", dict(model_type="mamba"), "model_type is 'mamba'; slm_jax knows gemma, gemma2, gemma3_text, llama"),
+        ("llama", dict(residual_multiplier=0.2), "fields that slm_jax does not know.*residual_multiplier=0.2"),
+        ("llama", dict(attention_bias=True), "attention_bias is True, but slm_jax supports False alone"),
+        ("llama", dict(hidden_act="relu2"), "hidden_act is 'relu2', not one of"),
+        ("llama", dict(rope_parameters=dict(rope_type="yarn")), "rotary scaling of type 'yarn'"),
+        ("llama", dict(vocab_size=None), "has no 'vocab_size'"),
+        ("qwen2", dict(use_sliding_window=True), "use_sliding_window is True"),
+        ("gemma2", dict(layer_types=["chunked_attention"]), "layer_types has .'chunked_attention'.,"),
+        ("gemma3_text", dict(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(kind, changes, message, tmp_path):
+    folder = write_folder(read_golden(kind), tmp_path, **changes)
+    with pytest.raises(UnsupportedConfigError, match=message):
+        components.language_model(folder)

@@ -93,7 +93,7 @@ def _runs_table(records: Sequence[Record]) -> str:
     for record in records:
         numbers = [record.scores.get(name) for name in metrics]
         scores = [f"{n.score:.1f} [{n.low:.1f}, {n.high:.1f}]" if n else "" for n in numbers]
-        took = format_seconds(record.seconds) if record.seconds else ""
+        took = format_seconds(record.seconds)
         trained = f"{record.trained_parameters:,}" if record.trained_parameters else ""
         rates = [f"{record.speeds[key]:.1f}" if key in record.speeds else "" for key in speeds]
         cells = [record.gin_file.removeprefix("experiments/"), str(record.seed), record.commit, str(record.steps), took]

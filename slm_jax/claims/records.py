@@ -12,7 +12,7 @@ from slm_jax.claims.measures import measured, metric
 from slm_jax.evaluation import Prediction
 from slm_jax.report import SUMMARY
 from slm_jax.tasks.spoken_scenes.families import FAMILY
-from slm_jax.training.bundle import BundleManifest, load_bundle
+from slm_jax.training.bundle import CONFIG, FOLDER, MANIFEST, BundleManifest, load_bundle
 from slm_jax.training.run_log import read_metrics
 
 Summary = Mapping[str, Any]
@@ -47,7 +47,7 @@ class Record:
       gin_file, command: how it is done again.
       seed: of data order, dropout and initialisation.
       commit: the code it ran on.
-      seconds: its wall time, evaluations included; None if it did not tell.
+      seconds: its wall time, evaluations included; of a run without a report, from its first file to its bundle.
       steps: updates.
       scores: by evaluation and metric, as 'transcribe/wer'.
       speeds: 'steps_per_second' after compilation, 'vectors_per_second' that speech becomes for the language model.
@@ -60,7 +60,7 @@ class Record:
     command: str
     seed: int
     commit: str
-    seconds: float | None
+    seconds: float
     steps: int
     scores: Mapping[str, Number]
     speeds: Mapping[str, float]
@@ -109,7 +109,7 @@ def record_of(model_dir: pathlib.Path, *, commit: str) -> Record:
         command=f"python -m slm_jax.train --gin_file={gin_file}" + (f" --gin.SEED={seed}" if seed else ""),
         seed=seed,
         commit=commit,
-        seconds=facts.get("seconds"),
+        seconds=facts["seconds"] if facts else _seconds_between(model_dir / CONFIG, model_dir / FOLDER / MANIFEST),
         steps=manifest.step,
         scores=dict(_scores(model_dir, step=manifest.step)),
         speeds=_speeds(train),
@@ -121,6 +121,10 @@ def record_of(model_dir: pathlib.Path, *, commit: str) -> Record:
         },
         trained_parameters=facts.get("trained_parameters"),
     )
+
+
+def _seconds_between(first: pathlib.Path, last: pathlib.Path) -> float:
+    return round(last.stat().st_mtime - first.stat().st_mtime, 1)
 
 
 def _gin_file(manifest: BundleManifest) -> str:

@@ -1,6 +1,7 @@
 """The ledger: what is kept of a run, its page and its pictures."""
 
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -59,6 +60,15 @@ def test_what_is_kept_of_a_run(tmp_path):
     (tmp_path / "claims-1.json").write_text(json.dumps(summary(1, 2.0)))
     (tmp_path / "summary.json").unlink()
     assert load_kept(tmp_path) == ([summary(1, 2.0)], [record])
+
+
+def test_a_run_without_a_report_took_as_long_as_its_files_tell(tmp_path):
+    run = write_run(tmp_path, gin_files=("experiments/scenes_ctc_tenth.gin",))
+    (run / "summary.json").unlink()
+    (run / "config.gin").touch()
+    os.utime(run / "config.gin", (1000.0, 1000.0))
+    os.utime(run / "bundle" / "manifest.json", (1090.0, 1090.0))
+    assert record_of(run, commit="abc1234").seconds == 90.0
 
 
 @pytest.mark.parametrize("gin_files", [(), ("mine.gin",), ("experiments/a.gin", "experiments/b.gin")])

@@ -47,9 +47,8 @@ def qwen3(fields: Fields) -> dict[str, Any]:
 def gemma(fields: Fields) -> dict[str, Any]:
     """Gemma 1."""
     # Its first checkpoints say 'gelu' in hidden_act and mean the approximation, which is what they were trained with.
-    if fields.take("hidden_activation", None) is None:
-        fields.require("hidden_act", "gelu_pytorch_tanh", "gelu")
-    fields.drop("hidden_act")
+    fields.require("hidden_activation", None, "gelu_pytorch_tanh")
+    fields.require("hidden_act", "gelu_pytorch_tanh", "gelu")
     settings = _common(fields, **_GEMMA)
     return settings | _rotary(fields) | _gemma_norm(settings["norm"], fields)
 

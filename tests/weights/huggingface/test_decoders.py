@@ -183,6 +183,11 @@ def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
         ("llama", dict(rope_parameters=dict(rope_type="yarn")), "rotary scaling of type 'yarn'"),
         ("llama", dict(vocab_size=None), "has no 'vocab_size'"),
         ("qwen2", dict(use_sliding_window=True), "use_sliding_window is True"),
+        (
+            "gemma",
+            dict(hidden_act="relu"),
+            "hidden_act is 'relu', but slm_jax supports 'gelu_pytorch_tanh' or 'gelu' alone",
+        ),
         ("gemma2", dict(layer_types=["chunked_attention"]), "layer_types has .'chunked_attention'.,"),
         ("gemma3_text", dict(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
     ],

@@ -32,7 +32,7 @@ $(STAMP): requirements/cpu.lock setup.py
 quickstart: $(STAMP) ## train a small speech and language model on this machine's CPU, from nothing
 	$(BIN)/python -m slm_jax.train --gin_file=gin/experiments/quickstart.gin
 
-claims: $(STAMP) ## measure again what the shipped adapter can do (docs/claims.md), about 12 minutes on 2 cores
+claims: $(STAMP) ## measure again what the shipped adapter can do (docs/claims.md), about 8 minutes on 2 cores
 	$(BIN)/python -m slm_jax.claims
 
 lint: $(STAMP) ## ruff and mypy

@@ -33,7 +33,9 @@ def plot_biasing(summaries: Sequence[Summary], path: pathlib.Path) -> None:
     for axes in (left, right):
         axes.set_xticks(range(len(SIZES) + 1), ["no list", *map(str, SIZES)])
     left.set(xlabel="names on the list", ylabel="names wrong, %", ylim=(0, None))
-    right.set(xlabel="names on the list, without the right one", ylabel="points of word error rate lost")
+    right.set(
+        xlabel="names on the list, without the right one", ylabel="points of word error rate lost", ylim=(0, None)
+    )
     _save(path)
 
 
@@ -58,13 +60,17 @@ def plot_families(summaries: Sequence[Summary], path: pathlib.Path) -> None:
 def plot_reducers(records: Sequence[Record], path: pathlib.Path) -> None:
     """Word error rate of runs, with intervals, over what the language model has to read."""
     _, (axes,) = _axes(1)
-    for record in records:
+    below = False  # names of neighbours take turns, so that they do not lie upon each other
+    for record in sorted(records, key=lambda record: record.speeds["vectors_per_second"]):
         number = record.scores["transcribe/wer"]
         spread = [[number.score - number.low], [number.high - number.score]]
         position = (record.speeds["vectors_per_second"], number.score)
         axes.errorbar(*position, yerr=spread, fmt="o", capsize=3)
-        axes.annotate(record.name.rsplit("/", 1)[-1], position, xytext=(6, 4), textcoords="offset points")
+        offset = (6, -12 if below else 4)
+        axes.annotate(record.name.rsplit("/", 1)[-1], position, xytext=offset, textcoords="offset points")
+        below = not below
     axes.set(xlabel="vectors for a second of speech", ylabel="word error rate, %", yscale="log")
+    axes.margins(x=0.12)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     _save(path)
@@ -81,7 +87,9 @@ def plot_curves(records: Sequence[Record], path: pathlib.Path) -> None:
             axes.plot(*zip(*held_out, strict=True), "o", color=color)
     axes.set(xlabel="step", ylabel="cross-entropy a token (nats)", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.legend(title="training; points: held out", fontsize="small", loc="upper right", ncols=2)
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_title("training; points: held out", fontsize="medium")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     _save(path)
 
 

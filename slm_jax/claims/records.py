@@ -12,7 +12,7 @@ from slm_jax.claims.measures import measured, metric
 from slm_jax.evaluation import Prediction
 from slm_jax.report import SUMMARY
 from slm_jax.tasks.spoken_scenes.families import FAMILY
-from slm_jax.training.bundle import CONFIG, FOLDER, MANIFEST, BundleManifest, load_bundle
+from slm_jax.training.bundle import FOLDER, MANIFEST, BundleManifest, load_bundle
 from slm_jax.training.run_log import read_metrics
 
 Summary = Mapping[str, Any]
@@ -24,6 +24,8 @@ Curve = Sequence[Sequence[int | float]]
 TEXT = "text_"
 """How the names of evaluations begin that have the transcript in the place of the speech."""
 
+_FIRST_FILE = "model-info.txt"
+"""What a run writes when it starts."""
 _WARM_UP_ROWS = 5
 """Rows of metrics.jsonl at the start, in which programs are compiled."""
 
@@ -47,7 +49,7 @@ class Record:
       gin_file, command: how it is done again.
       seed: of data order, dropout and initialisation.
       commit: the code it ran on.
-      seconds: its wall time, evaluations included; of a run without a report, from its first file to its bundle.
+      seconds: its wall time, evaluations included; of a run without a report, from its last start to its bundle.
       steps: updates.
       scores: by evaluation and metric, as 'transcribe/wer'.
       speeds: 'steps_per_second' after compilation, 'vectors_per_second' that speech becomes for the language model.
@@ -109,7 +111,7 @@ def record_of(model_dir: pathlib.Path, *, commit: str) -> Record:
         command=f"python -m slm_jax.train --gin_file={gin_file}" + (f" --gin.SEED={seed}" if seed else ""),
         seed=seed,
         commit=commit,
-        seconds=facts["seconds"] if facts else _seconds_between(model_dir / CONFIG, model_dir / FOLDER / MANIFEST),
+        seconds=facts["seconds"] if facts else _seconds_between(model_dir / _FIRST_FILE, model_dir / FOLDER / MANIFEST),
         steps=manifest.step,
         scores=dict(_scores(model_dir, step=manifest.step)),
         speeds=_speeds(train),

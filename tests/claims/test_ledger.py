@@ -65,8 +65,8 @@ def test_what_is_kept_of_a_run(tmp_path):
 def test_a_run_without_a_report_took_as_long_as_its_files_tell(tmp_path):
     run = write_run(tmp_path, gin_files=("experiments/scenes_ctc_tenth.gin",))
     (run / "summary.json").unlink()
-    (run / "config.gin").touch()
-    os.utime(run / "config.gin", (1000.0, 1000.0))
+    (run / "model-info.txt").touch()
+    os.utime(run / "model-info.txt", (1000.0, 1000.0))
     os.utime(run / "bundle" / "manifest.json", (1090.0, 1090.0))
     assert record_of(run, commit="abc1234").seconds == 90.0
 

@@ -14,6 +14,7 @@ from slm_jax.weights import safetensors_io
 from slm_jax.weights.safetensors_io import WeightFileError
 
 CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES: Mapping[str, np.dtype] = {**safetensors_io.DTYPES, "F16": np.dtype(np.float16)}
@@ -46,6 +47,17 @@ class Folder:
         if lost:
             raise WeightFileError(f"{self.path / INDEX} promises tensors that the files do not have: {', '.join(lost)}")
         return {name: shards[file][name] for name, file in self._files.items()}
+
+    @functools.cached_property
+    def preprocessor(self) -> dict[str, Any]:
+        """The settings of a speech encoder's front end.
+
+        Raises:
+          FileNotFoundError: the folder has none.
+        """
+        if not (self.path / PREPROCESSOR).is_file():
+            raise FileNotFoundError(f"{self.path} has no {PREPROCESSOR}, which tells how the encoder hears")
+        return self._read_json(PREPROCESSOR)
 
     def read(self, name: str) -> np.ndarray:
         """One tensor as it is stored; the file is mapped into memory, so nothing else is read."""

@@ -69,6 +69,17 @@ class Kernel:
 
 
 @dataclasses.dataclass(frozen=True)
+class Filters:
+    """A torch.nn.Conv1d or Conv2d: filters [outputs, inputs, window ...]; ours are [window ..., inputs, outputs]."""
+
+    def stored(self, shape: Shape) -> Shape:
+        return shape[-1], shape[-2], *shape[:-2]
+
+    def __call__(self, tensor: np.ndarray, shape: Shape) -> np.ndarray:
+        return np.moveaxis(tensor, (0, 1), (-1, -2))
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One parameter of ours, or one of every layer of a stack.
 

@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 
 from slm_jax.weights.huggingface.folder import Folder
-from slm_jax.weights.huggingface.tables import Flat, Kernel, Row, Same, read_parameters
+from slm_jax.weights.huggingface.tables import Filters, Flat, Kernel, Row, Same, read_parameters
 from slm_jax.weights.safetensors_io import WeightFileError
 
 ROWS = [
@@ -30,7 +30,15 @@ def read(tmp_path, tensors=TENSORS, rows=ROWS, shapes=SHAPES, dtype=np.float32, 
 
 
 @pytest.mark.parametrize(
-    ("arrangement", "shape"), [(Same(), (2, 3)), (Flat(), (2, 3)), (Kernel(), (4, 2, 3)), (Kernel(2), (2, 3, 4))]
+    ("arrangement", "shape"),
+    [
+        (Same(), (2, 3)),
+        (Flat(), (2, 3)),
+        (Kernel(), (4, 2, 3)),
+        (Kernel(2), (2, 3, 4)),
+        (Filters(), (3, 2, 4)),
+        (Filters(), (3, 5, 2, 4)),
+    ],
 )
 def test_an_arrangement_brings_the_stored_shape_into_ours(arrangement, shape):
     stored = np.arange(np.prod(shape)).reshape(arrangement.stored(shape))
@@ -42,6 +50,11 @@ def test_a_kernel_maps_inputs_as_the_matrix_does():
     np.testing.assert_allclose(np.einsum("i,ihd->hd", x, Kernel()(matrix, (4, 3, 2))).ravel(), matrix @ x)
     heads = np.arange(4.0).reshape(2, 2)
     np.testing.assert_allclose(np.einsum("hd,hdo->o", heads, Kernel(2)(matrix, (2, 2, 6))), matrix @ heads.ravel())
+
+
+def test_filters_turn_their_axes():
+    ours = Filters()(np.arange(24).reshape(4, 2, 3), (3, 2, 4))
+    assert ours[2, 1, 3] == np.arange(24).reshape(4, 2, 3)[3, 1, 2]
 
 
 def test_stacks_are_filled_layer_by_layer(tmp_path):

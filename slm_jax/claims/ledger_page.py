@@ -7,6 +7,10 @@ import numpy as np
 from slm_jax.claims.records import Record, Summary
 from slm_jax.training.run_log import format_seconds
 
+_TIMED = (
+    "Two runs at a time, on a core each, ahead of whatever else the machine did: steps/s are good to about a tenth."
+)
+_SHARED = "These runs shared their machine: times and steps/s tell an order of magnitude, and are not to be compared."
 GROUPS = (
     ("Study", "study"),
     ("Reducers", "reducers/"),
@@ -31,7 +35,7 @@ first seed, which ships, took {minutes} minutes.
 """
 _RUNS = """
 Done by `python -m slm_jax.train --gin_file=FILE` (with `--gin.SEED=SEED`); times include evaluation.
-Most runs shared their machine: their times and steps/s tell an order of magnitude, and are not to be compared.
+{speed}
 
 """
 _SHORT = {
@@ -66,7 +70,8 @@ def ledger(claims: Sequence[Summary], records: Sequence[Record]) -> str:
         parts.append(_claims_table(claims))
     for title, prefix in GROUPS:
         if found := members(records, prefix):
-            parts += [f"\n## {title}\n", _RUNS, _runs_table(found)]
+            speed = _TIMED if title in ("Reducers", "Adapters") else _SHARED
+            parts += [f"\n## {title}\n", _RUNS.format(speed=speed), _runs_table(found)]
     return "".join(parts)
 
 

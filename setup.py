@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
     "tensorflow>=2.21,<2.22",
     "tensorflow-text>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<5",
+    "tokenizers>=0.22,<0.24",
 ]
 
 QUICKSTART = ["hibari-tts>=0.2.1,<0.3", "matplotlib>=3.10,<4", "py-nanotts>=0.1.1,<0.2"]
@@ -44,7 +45,7 @@ EXTRAS_REQUIRE = {
     # `seqio_cache_tasks`. Needs older versions than the lock file has of some packages: an environment of its own.
     "cache": ["apache-beam[tfrecord]>=2.72,<3", "sentencepiece>=0.2.1,<0.2.2"],
     # Reference implementations, only for tests marked `torch` and for converting torch checkpoints.
-    "parity": ["tokenizers>=0.22,<0.24", "torch>=2.8,<3", "transformers>=4.56,<6"],
+    "parity": ["torch>=2.8,<3", "transformers>=4.56,<6"],
     # Run on GPUs and TPUs; compile for a TPU topology on a machine without one.
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],

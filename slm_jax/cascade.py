@@ -7,6 +7,7 @@ import flax.linen as nn
 import numpy as np
 
 from slm_jax.data.retrieval import retrieve
+from slm_jax.data.turns import opening_length, turn_of
 from slm_jax.data.vocabularies import Vocabulary
 from slm_jax.evaluation import DecodedEvaluation, Predict, make_ctc_predict, pack_rows
 from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
@@ -37,7 +38,11 @@ class CascadeEvaluation(DecodedEvaluation):
     def rewrite(self, batch: Batch, heard: list[str]) -> Batch:
         """Transcript and instruction, as a text task has them."""
         instructions = [row[row > 0].tolist() for row in np.asarray(batch["encoder_input_tokens"])]
-        rows = [self.vocabulary.encode(text) + row for text, row in zip(heard, instructions, strict=True)]
+        before = opening_length(self.vocabulary)
+        rows = [
+            [*row[:before], *self.vocabulary.encode(text), *row[before:]]
+            for text, row in zip(heard, instructions, strict=True)
+        ]
         length = self.task_feature_lengths["inputs"] + self.task_feature_lengths["targets"]
         spoken = ("speech", "speech_length")
         written = {name: value for name, value in batch.items() if name not in spoken}
@@ -66,5 +71,5 @@ class RetrievalEvaluation(DecodedEvaluation):
         """The same speech under an instruction that lists names."""
         found = [retrieve(text, self.catalogue, limit=self.limit) for text in heard]
         prompts = [self.prompt.format(names=" ".join(names)) for names in found]
-        rows = [[*self.vocabulary.encode(prompt), self.vocabulary.eos_id] for prompt in prompts]
+        rows = [turn_of(self.vocabulary).write(self.vocabulary.encode(prompt)) for prompt in prompts]
         return {**batch, "encoder_input_tokens": pack_rows(rows, length=self.task_feature_lengths["inputs"])}

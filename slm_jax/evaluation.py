@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slm_jax.data import pipeline
+from slm_jax.data.turns import turn_of
 from slm_jax.data.vocabularies import Vocabulary
 from slm_jax.decoding.ctc import ctc_greedy
 from slm_jax.decoding.decode import DecodingMethod, decode
@@ -112,7 +113,6 @@ class DecodedEvaluation:
       method: greedy, sampling or beam search.
       batch_size: rows decoded at once.
       max_decode_length: tokens written at most; None for the length of the targets.
-      start_token: the decoder's first input.
       seed: of methods that sample; what they draw depends on `batch_size` too.
     """
 
@@ -122,7 +122,6 @@ class DecodedEvaluation:
     method: DecodingMethod = Greedy()
     batch_size: int = 32
     max_decode_length: int | None = None
-    start_token: int = 0
     seed: int = 0
 
     def predict(self, model: nn.Module) -> Predict:
@@ -131,7 +130,7 @@ class DecodedEvaluation:
             model,
             self.method,
             max_decode_length=self.max_decode_length or self.task_feature_lengths["targets"],
-            start_token=self.start_token,
+            start_token=turn_of(self.vocabulary).start_id,
             eos_id=self.vocabulary.eos_id,
         )
 
@@ -215,7 +214,7 @@ class WordedEvaluation(DecodedEvaluation):
     def predict(self, model: nn.Module) -> Predict:
         """Writes answers with `model`, a speech-and-language model."""
         answer = super().predict(model)
-        row = [*self.vocabulary.encode(self.prompt), self.vocabulary.eos_id]
+        row = turn_of(self.vocabulary).write(self.vocabulary.encode(self.prompt))
         length = self.task_feature_lengths["inputs"]
 
         def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from slm_jax.data.audio_io import SAMPLE_RATE, read_audio
+from slm_jax.data.turns import turn_of
 from slm_jax.data.vocabularies import Vocabulary
 from slm_jax.decoding.decode import DecodingMethod
 from slm_jax.decoding.greedy import Greedy
@@ -98,7 +99,7 @@ class LoadedModel:
             self.training.objective.model,
             method or Greedy(),
             max_decode_length=self.task_feature_lengths["targets"],
-            start_token=0,
+            start_token=turn_of(self.vocabulary).start_id,
             eos_id=self.vocabulary.eos_id,
         )
         instruction = self.instruction(prompt)
@@ -118,7 +119,7 @@ class LoadedModel:
 
     def instruction(self, prompt: str) -> np.ndarray:
         """The prompt's tokens [1, I], padded to the length the model was trained for."""
-        tokens = [*self.vocabulary.encode(prompt), self.vocabulary.eos_id]
+        tokens = turn_of(self.vocabulary).write(self.vocabulary.encode(prompt))
         longest = self.task_feature_lengths["inputs"]
         if len(tokens) > longest:
             raise ValueError(f"The prompt has {len(tokens)} tokens, more than the {longest} of training: shorten it.")

@@ -26,6 +26,7 @@ from absl import logging
 from slm_jax.data.buckets import Bucket, HostBatch, bucketed_batches, check_buckets, real_and_padded
 from slm_jax.data.feature_converter import SpeechToTextFeatureConverter
 from slm_jax.data.preprocessors import OverLength, check_lengths
+from slm_jax.data.turns import turn_of
 
 MixtureOrTask: TypeAlias = str | seqio.Task | seqio.Mixture
 
@@ -82,7 +83,7 @@ class BatchIterator(Iterator[HostBatch]):
         rows: slice,
         batch_size: int,
         dropped: collections.Counter[str],
-        unknown_id: int,
+        unknown_id: int | None,
     ) -> None:
         self.position = position
         self.dropped = dropped
@@ -108,7 +109,7 @@ class BatchIterator(Iterator[HostBatch]):
 
     def _count_unknown(self, batch: HostBatch) -> None:
         names = {"encoder_input_tokens", "decoder_target_tokens", "teacher_input_tokens"}
-        for name in sorted(names & set(batch)):
+        for name in sorted(names & set(batch)) if self._unknown_id is not None else ():
             count = int(np.count_nonzero(batch[name] == self._unknown_id))
             if count and not self.unknown[name]:
                 logging.warning("Batch %d: %s have characters that the vocabulary lacks.", self.position, name)
@@ -144,7 +145,7 @@ def train_batches(
       seed: decides the order of examples, their prompts and any other randomness.
       split: of the task; of prepared TensorFlow Datasets also a slice, such as 'train[:10%]'.
       buckets: shapes of batches, smallest first; none for one shape, the full lengths.
-      converter: to the model's features; by default SpeechToTextFeatureConverter.
+      converter: to the model's features; by default SpeechToTextFeatureConverter, with the start of the vocabulary.
       num_epochs: None repeats for ever. Otherwise what is left at the end comes in batches filled up with empty rows
         (all zeros, loss weight 0), so that no example is lost.
       skip_batches: how many batches a resumed run has seen.
@@ -156,7 +157,7 @@ def train_batches(
       ValueError: an unknown task or split, buckets or rows that do not fit; while iterating, an example that is too
         long, that cannot be read or that fits no bucket.
     """
-    reader = _Reader(mixture_or_task, task_feature_lengths, converter or SpeechToTextFeatureConverter(), over_length)
+    reader = _Reader(mixture_or_task, task_feature_lengths, converter, over_length)
     dataset = reader.examples(split=split, shuffle=True, seed=seed, num_epochs=num_epochs, use_cached=use_cached)
     return reader.batches(
         dataset, buckets=buckets, batch_size=batch_size, skip_batches=skip_batches, host=host or this_host()
@@ -181,7 +182,7 @@ def eval_batches(
     Empty rows are all zeros; only they have no decoder_loss_weights. The arguments and errors are those of
     `train_batches`.
     """
-    reader = _Reader(mixture_or_task, task_feature_lengths, converter or SpeechToTextFeatureConverter(), over_length)
+    reader = _Reader(mixture_or_task, task_feature_lengths, converter, over_length)
     dataset = reader.examples(split=split, shuffle=False, seed=seed, num_epochs=1, use_cached=use_cached)
     return reader.batches(dataset, buckets=buckets, batch_size=batch_size, skip_batches=0, host=host or this_host())
 
@@ -200,7 +201,7 @@ def eval_texts(
     Raises:
       ValueError: as `eval_batches`.
     """
-    reader = _Reader(mixture_or_task, task_feature_lengths, SpeechToTextFeatureConverter(), over_length)
+    reader = _Reader(mixture_or_task, task_feature_lengths, None, over_length)
     dataset = reader.examples(split=split, shuffle=False, seed=seed, num_epochs=1, use_cached=use_cached)
     return _texts(dataset)
 
@@ -216,7 +217,7 @@ def eval_examples(
     Raises:
       ValueError: as `eval_batches`.
     """
-    reader = _Reader(mixture_or_task, task_feature_lengths, SpeechToTextFeatureConverter(), OverLength.ERROR)
+    reader = _Reader(mixture_or_task, task_feature_lengths, None, OverLength.ERROR)
     dataset = reader.examples(split=split, shuffle=False, seed=0, num_epochs=1, use_cached=False)
     texts = _texts(dataset)
     for batch in reader.batches(dataset, buckets=(), batch_size=batch_size, skip_batches=0, host=this_host()):
@@ -268,9 +269,19 @@ class _Reader:
 
     name: MixtureOrTask
     lengths: Mapping[str, int]
-    converter: seqio.FeatureConverter
+    own_converter: seqio.FeatureConverter | None
     over_length: OverLength | str
     dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    @property
+    def vocabulary(self) -> seqio.Vocabulary:
+        return get_mixture_or_task(self.name).output_features["targets"].vocabulary
+
+    @property
+    def converter(self) -> seqio.FeatureConverter:
+        """To the model's features; the decoder starts with what the vocabulary's turns end with."""
+        start_id = turn_of(self.vocabulary).start_id
+        return self.own_converter or SpeechToTextFeatureConverter(decoder_start_id=start_id)
 
     def examples(
         self, *, split: str, shuffle: bool, seed: int, num_epochs: int | None, use_cached: bool
@@ -317,7 +328,7 @@ class _Reader:
             rows=rows,
             batch_size=batch_size,
             dropped=self.dropped,
-            unknown_id=get_mixture_or_task(self.name).output_features["targets"].vocabulary.unk_id,
+            unknown_id=self.vocabulary.unk_id,
         )
 
 

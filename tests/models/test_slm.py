@@ -149,6 +149,18 @@ def test_order_of_the_prefix(params, batch):
     np.testing.assert_allclose(instruction_first[0, 2:end], speech_first[0, : end - 2], atol=1e-5)
 
 
+def test_a_turn_opens_before_speech_and_closes_behind_it(params, batch):
+    batch = batch | {"encoder_input_tokens": jnp.array([[7, 3, 8, 9], [7, 3, 8, 9], [7, 3, 8, 9]])}
+    table = params["lm"]["token_embedder"]["embedding"]
+    for order, before, behind in (("speech_first", [7], [3, 8, 9]), ("instruction_first", [7, 3], [8, 9])):
+        model = build(order=order, opening=1, closing=2)
+        prefix, mask = model.apply({"params": params}, batch, method="prefix")
+        end = int(mask[0].sum())
+        np.testing.assert_allclose(prefix[0, : len(before)], table[jnp.array(before)], atol=1e-5)
+        np.testing.assert_allclose(prefix[0, end - len(behind) : end], table[jnp.array(behind)], atol=1e-5)
+        assert end > 4
+
+
 def test_the_instruction_follows_what_the_adapter_made_of_the_speech(params, batch):
     adapter = StackedMLPAdapter(features=16, stack=3, hidden=8)
     frames = EncoderOutput(jnp.ones((3, 7, 5)), jnp.arange(7) < jnp.array([[7], [4], [1]]))

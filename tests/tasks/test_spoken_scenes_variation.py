@@ -7,7 +7,7 @@ import pytest
 
 from slm_jax.tasks.spoken_scenes import variation
 from slm_jax.tasks.spoken_scenes.variation import Noise, Variation
-from slm_jax.tasks.spoken_scenes.voices import FLITE_SLT, HIBARI, PICO_US
+from slm_jax.tasks.spoken_scenes.voices import FLITE_SLT, HIBARI, PICO_US, SAMPLE_RATE
 
 
 def test_silence_is_trimmed_and_pure_silence_refused():
@@ -39,6 +39,7 @@ PLAIN = Variation()
         {"tilt_db": (4.0, 0.0, 0.0, 0.0, -4.0)},
         {"lead": 0.2},
         {"trail": 0.2},
+        {"reverberation": 0.3},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -71,3 +72,15 @@ def test_variations_are_drawn_within_their_ranges_and_test_is_modest():
 
 def test_16_bit_samples():
     np.testing.assert_array_equal(variation.to_int16(np.array([-2.0, -1.0, 0.0, 1.0])), [-32767, -32767, 0, 32767])
+
+
+def test_a_room_adds_an_echo_that_dies_down():
+    speech = np.zeros(8000, np.float32)
+    speech[1000] = 1.0
+    room = variation.reverberate(speech, seconds=0.4, rng=np.random.default_rng(0))
+    assert len(room) == len(speech) + 0.4 * SAMPLE_RATE - 1
+    echo = np.square(room[1001:7400])
+    early, late = echo[:800].sum(), echo[-800:].sum()
+    assert late < 1e-4 * early
+    np.testing.assert_allclose(echo.sum(), 0.4 / 0.5, rtol=0.05)
+    np.testing.assert_array_equal(variation.reverberate(speech, seconds=0.0, rng=np.random.default_rng(0)), speech)

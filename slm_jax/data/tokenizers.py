@@ -1,0 +1,171 @@
+"""Vocabularies of Hugging Face folders (tokenizer.json), and the chat templates of instruction models."""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+import tokenizers
+
+from slm_jax.data.turns import Turn
+
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+CHATML = "<|im_start|>user\n{speech}{instruction}<|im_end|>\n<|im_start|>assistant\n"
+"""SmolLM2 and Qwen, without a system prompt."""
+LLAMA3 = (
+    "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{speech}{instruction}<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+"""Llama 3, without a system prompt."""
+GEMMA = "<bos><start_of_turn>user\n{speech}{instruction}<end_of_turn>\n<start_of_turn>model\n"
+"""Gemma 1 to 3."""
+PLACES = "{speech}{instruction}"
+
+
+class TokenizerVocabulary(seqio.Vocabulary):
+    """The tokenizer of a language model's folder, as SeqIO wants it.
+
+    Batches are padded with 0, and what is 0 counts as padding. Where the tokenizer has a token of text there (Llama 3,
+    Qwen), it changes places with `padding_id`; `components.Checkpoint.padding_id` exchanges the rows of the table of
+    embeddings in the same way. Texts never give special tokens, whatever is written in them.
+
+    Args:
+      folder: with tokenizer.json and tokenizer_config.json.
+      padding_id: the tokenizer's id of what texts never have: a special token, or a number above all its tokens.
+      eos_token: ends an answer; by default the one that tokenizer_config.json names.
+      chat: how an instruction is written, with `{speech}{instruction}` in it; "" for the instruction alone.
+
+    Raises:
+      FileNotFoundError: the folder has no tokenizer.json.
+      ValueError: padding_id stands for a token of text or for the end, there is no such eos_token, or the chat template
+        has no place for the instruction.
+    """
+
+    padded_to = 512
+    """Tables of embeddings are rounded up to a multiple of this, or less (Qwen 2: 151665 tokens, 151936 rows)."""
+
+    def __init__(self, folder: str, *, padding_id: int = 0, eos_token: str | None = None, chat: str = "") -> None:
+        super().__init__()
+        self.path = pathlib.Path(folder).expanduser() / TOKENIZER
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{folder} has no {TOKENIZER}: give the language model's own folder")
+        self.padding_id = padding_id
+        self.size = self._tokenizer.get_vocab_size()
+        self.special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        self.eos_token = eos_token or self._settings("eos_token")
+        self.chat = chat
+        self._check()
+
+    @functools.cached_property
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_file(str(self.path))
+
+    @functools.cached_property
+    def _text_tokenizer(self) -> tokenizers.Tokenizer:
+        """The same, to which special tokens are text."""
+        tokenizer = tokenizers.Tokenizer.from_file(str(self.path))
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    def _settings(self, name: str) -> str:
+        path = self.path.with_name(SETTINGS)
+        value = json.loads(path.read_text(encoding="utf-8")).get(name) if path.is_file() else None
+        value = value.get("content") if isinstance(value, dict) else value
+        if not value:
+            raise ValueError(f"{path} names no {name}: give it to the vocabulary")
+        return value
+
+    def _check(self) -> None:
+        if self._tokenizer.token_to_id(self.eos_token) is None:
+            raise ValueError(f"{self.path} has no token {self.eos_token!r} to end with")
+        if self.padding_id < self.size and self.padding_id not in self.special:
+            token = self._tokenizer.id_to_token(self.padding_id)
+            free = ", ".join(f"{i} ({self._tokenizer.id_to_token(i)})" for i in sorted(self.special)[:8])
+            raise ValueError(
+                f"{self.path}: id {self.padding_id} is {token!r}, which texts have, so it cannot be padding. Set "
+                f"padding_id to what the model has no use for: one of {free}, or a row of its table above all tokens"
+            )
+        if 0 in (self.eos_id, *self.turn.opening, *self.turn.closing):
+            raise ValueError(
+                f"{self.path}: padding_id {self.padding_id} stands for a token that is in use, not padding"
+            )
+
+    @functools.cached_property
+    def turn(self) -> Turn:
+        """How an instruction is written."""
+        return chat_turn(self) if self.chat else Turn(closing=(self.eos_id,))
+
+    @property
+    def bos_id(self) -> int | None:
+        """None: a chat template writes what a text begins with."""
+        return None
+
+    @property
+    def eos_id(self) -> int:
+        """The end of an answer."""
+        return self.encode_template(self.eos_token)[0]
+
+    @property
+    def unk_id(self) -> int | None:
+        """None: byte-level tokenizers write everything."""
+        return None
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return max(self.size, self.padding_id + 1)
+
+    def exchange(self, ids: Iterable[int]) -> list[int]:
+        """0 for padding_id and padding_id for 0: from the tokenizer's ids to ours, and back."""
+        swap = {0: self.padding_id, self.padding_id: 0}
+        return [swap.get(i, i) for i in ids]
+
+    def encode_template(self, text: str) -> list[int]:
+        """The ids of a text in which special tokens are meant."""
+        return self.exchange(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _encode(self, s: str) -> list[int]:
+        return self.exchange(self._text_tokenizer.encode(s, add_special_tokens=False).ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        known = [i for i in self.exchange(ids) if i < self.size]
+        return self._tokenizer.decode(known, skip_special_tokens=True)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(self._encode_bytes, [s], tf.int32), [None])
+
+    def _encode_bytes(self, text: bytes | np.ndarray) -> np.ndarray:
+        return np.array(self.encode(bytes(text.item() if isinstance(text, np.ndarray) else text).decode()), np.int32)
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(lambda row: self.decode(row.tolist()), [ids], tf.string)
+
+    def fingerprint(self) -> str:
+        """Of everything that decides ids."""
+        settings = repr((self.padding_id, self.eos_token, self.chat))
+        return hashlib.sha256(self.path.read_bytes() + settings.encode("utf-8")).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenizerVocabulary) and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+
+def chat_turn(vocabulary: TokenizerVocabulary) -> Turn:
+    """How a template has an instruction written: CHATML's turn opens with "<|im_start|>user" and a new line.
+
+    Raises:
+      ValueError: the template has not exactly one `{speech}{instruction}`, or nothing stands behind it.
+    """
+    if vocabulary.chat.count(PLACES) != 1:
+        raise ValueError(f"a chat template has one place {PLACES}, but this is {vocabulary.chat!r}")
+    before, after = vocabulary.chat.split(PLACES)
+    closing = vocabulary.encode_template(after)
+    if not closing:
+        raise ValueError(f"in a chat template something stands behind {PLACES}, but this is {vocabulary.chat!r}")
+    # What is written last is what the decoder is given first.
+    return Turn(opening=tuple(vocabulary.encode_template(before)), closing=tuple(closing[:-1]), start_id=closing[-1])

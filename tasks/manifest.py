@@ -6,6 +6,7 @@ MANIFEST = '/data/train.tsv'
 """
 
 import functools
+import os
 from collections.abc import Mapping
 
 import seqio
@@ -17,6 +18,7 @@ from slm_jax.data.prompts import TRANSCRIBE, PromptTemplate
 from slm_jax.data.sources import ManifestSource
 from slm_jax.tasks.registration import TaskDefinition, metrics_for, register_once
 
+SPLITS, ENDINGS = ("train", "validation", "test"), (".tsv", ".jsonl")
 _FEATURES = ("audio", "source", "prompt", "language", "training")
 
 
@@ -40,7 +42,8 @@ def register_manifest_task(
     transcription, BLEU and chrF for translation, else exact match and word error rate.
 
     Args:
-      path: the manifest of the train split.
+      path: the manifest of the train split, or a folder with manifests of splits: train.tsv, validation.tsv, test.tsv
+        (or .jsonl), as `slm_jax.tasks.speak` writes them.
       vocabulary: the language model's.
       name: to register the task under.
       validation_path: the manifest of the validation split.
@@ -61,7 +64,8 @@ def register_manifest_task(
         raise ValueError(f"A manifest has no columns for the fields {unknown} of the prompt '{template.kind}'")
     bad_rows = BadRows(bad_rows)
     given = {"train": path, "validation": validation_path, "test": test_path}
-    paths = {split: file for split, file in given.items() if file is not None}
+    found = manifests_in(path) if os.path.isdir(path) else {}
+    paths = {split: found.get(split, file) or "" for split, file in given.items() if file or split in found}
     settings = (paths, vocabulary, template, wording, columns, audio_folder, bad_rows, shuffle_buffer_size)
 
     def define() -> TaskDefinition:
@@ -81,6 +85,19 @@ def register_manifest_task(
         )
 
     return register_once(define, name=name, settings=settings)
+
+
+def manifests_in(folder: str) -> dict[str, str]:
+    """The manifests of a folder, by split.
+
+    Raises:
+      FileNotFoundError: it has none of the train split.
+    """
+    candidates = [(split, os.path.join(folder, split + ending)) for ending in ENDINGS for split in SPLITS]
+    found = {split: path for split, path in candidates if os.path.isfile(path)}
+    if "train" not in found:
+        raise FileNotFoundError(f"{folder} has neither {' nor '.join('train' + ending for ending in ENDINGS)}")
+    return found
 
 
 def _decode(source: ManifestSource, bad_rows: BadRows) -> tuple[preprocessors.Preprocessor, ...]:

@@ -5,7 +5,8 @@ All tasks may be cached, in an environment of its own with `slm_jax[cache]`:
     seqio_cache_tasks --tasks=NAME --output_cache_dir=DIR --module_import=slm_jax.tasks.scenes
 
 Runs with `--gin.USE_CACHED_TASKS=True --seqio_additional_cache_dirs=DIR` then read decoded audio and text from it;
-instructions are still drawn anew in every epoch.
+instructions are still drawn anew in every epoch. `python -m slm_jax.cache_features` writes a cache that holds what the
+speech encoder makes of the speech.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from collections.abc import Callable
 import seqio
 import tensorflow as tf
 
-from slm_jax.data import metrics, preprocessors
+from slm_jax.data import feature_cache, metrics, preprocessors
 from slm_jax.data.preprocessors import Preprocessor, Wording
 from slm_jax.data.prompts import PromptTemplate
 from slm_jax.data.span_corruption import span_corruption
@@ -93,14 +94,17 @@ class TaskDefinition:
 
     def preprocessors(self) -> list[Preprocessor]:
         """Decoding, the cache, the prompt, the tokens."""
-        return [*self.decode, seqio.CacheDatasetPlaceholder(), *self._prompt(), *self._tokens()]
+        cached = (seqio.CacheDatasetPlaceholder(), feature_cache.restore_embeddings)
+        return [*self.decode, *cached, *self._prompt(), *self._tokens()]
 
     def output_features(self) -> dict[str, seqio.Feature]:
         """Speech, unless the form has none, and tokens that end with the end-of-sequence id."""
         tokens = seqio.Feature(vocabulary=self.vocabulary, add_eos=True, dtype=tf.int32)
         features: dict[str, seqio.Feature] = {"inputs": tokens, "targets": tokens}
         if self.form in (Form.SPEECH, Form.TAUGHT, Form.TEXT_AMONG_SPEECH):
-            features["speech"] = seqio.ContinuousFeature(dtype=tf.float32, rank=1)
+            # One of the two: a cache may hold features of the speech in its place.
+            features["speech"] = seqio.ContinuousFeature(dtype=tf.float32, rank=1, required=False)
+            features["speech_embeddings"] = seqio.ContinuousFeature(dtype=tf.float32, rank=2, required=False)
         if self.form is Form.TAUGHT:
             features["teacher_inputs"] = tokens
         return features

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -53,6 +54,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, skip in missing.items():
             if item.get_closest_marker(marker):
                 item.add_marker(skip)
+
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+@pytest.fixture(scope="session")
+def write_tokenizer():
+    """Writes a byte-level tokenizer of 300 tokens into a folder, with special tokens in front or behind."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    def write(folder: pathlib.Path, *, special=SPECIAL_TOKENS, behind=()) -> str:
+        model = tokenizers.Tokenizer(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=list(special),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        model.train_from_iterator(["Printing, then, is an art: naïve (1) & old."], trainer)
+        model.add_special_tokens(list(behind))
+        model.save(str(folder / "tokenizer.json"))
+        settings = {"eos_token": {"content": "<|im_end|>"}, "chat_template": "{{ not.read }}"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        return str(folder)
+
+    return write
 
 
 TINY_LENGTHS = {"speech": 32000, "inputs": 16, "targets": 5}

@@ -4,13 +4,14 @@ import copy
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import seqio
 from gin import config_parser
 
@@ -137,14 +138,41 @@ def test_an_experiment_says_its_command_cost_and_score(path: pathlib.Path):
         assert re.search(rf"^# +{word} +\S", header(path), re.MULTILINE), f"the header has no {word}"
 
 
-def training_of(path: pathlib.Path) -> Training:
-    gin.parse_config_files_and_bindings([str(path)], ["MODEL_DIR = 'unused'", "MANIFEST = 'unused'"])
+SMOLLM2 = dict(
+    model_type="llama", vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+    num_attention_heads=9, num_key_value_heads=3, hidden_act="silu", tie_word_embeddings=True, rope_theta=100_000.0,
+    rms_norm_eps=1e-5,
+)  # fmt: skip
+WHISPER_BASE = dict(
+    model_type="whisper", d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048,
+    num_mel_bins=80,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def open_weights(tmp_path_factory, write_tokenizer) -> list[str]:
+    """Bindings of folders that describe the models that experiments take from elsewhere, without their weights."""
+    folders = {"ENCODER_FOLDER": WHISPER_BASE, "LM_FOLDER": SMOLLM2, "CORPUS": {}}
+    bindings = []
+    for name, config in folders.items():
+        folder = tmp_path_factory.mktemp(name.lower())
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "preprocessor_config.json").write_text("{}")
+        (folder / "train.tsv").write_text("audio\ttext\n")
+        safetensors.numpy.save_file({}, folder / "model.safetensors")
+        write_tokenizer(folder)
+        bindings.append(f"{name} = '{folder}'")
+    return bindings
+
+
+def training_of(path: pathlib.Path, bindings: Sequence[str] = ()) -> Training:
+    gin.parse_config_files_and_bindings([str(path)], ["MODEL_DIR = 'unused'", "MANIFEST = 'unused'", *bindings])
     return gin.get_configurable(Training)()
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
-def test_an_experiment_builds_and_decides_every_parameter(path: pathlib.Path, clean_gin: None):
-    training = training_of(path)
+def test_an_experiment_builds_and_decides_every_parameter(path: pathlib.Path, clean_gin: None, open_weights):
+    training = training_of(path, [binding for binding in open_weights if binding.split()[0] in path.read_text()])
     counts = json.loads(training.describe().splitlines()[-1])
     total = sum(component["parameters"] for component in counts["components"].values())
     assert counts["trainable"] + counts["frozen"] == total

@@ -184,12 +184,12 @@ class LogMel:
         Frames beyond the real ones hold zeros.
         """
         speech = jnp.where(jnp.arange(speech.shape[1]) < speech_length[:, None], speech, 0).astype(jnp.float32)
-        log_mel = jnp.log(self._mel_energies(self._frames(speech)) + self.floor)
+        log_mel = jnp.log(self.mel_energies(self.frames(speech)) + self.floor)
         frame_length = -(-speech_length // self.hop_samples)
         real = (jnp.arange(log_mel.shape[1]) < frame_length[:, None])[..., None]
         return jnp.where(real, self._normalize(log_mel, real), 0), frame_length
 
-    def _frames(self, speech: Float[Array, "B N"]) -> Float[Array, "B T W"]:
+    def frames(self, speech: Float[Array, "B N"]) -> Float[Array, "B T W"]:
         """Overlapping frames out of shifted blocks of a hop: reshapes and slices only, no gather."""
         batch, hop = speech.shape[0], self.hop_samples
         num_frames, blocks = self.output_length(speech.shape[1]), -(-self.frame_samples // hop)
@@ -199,7 +199,8 @@ class LogMel:
         shifted[-1] = shifted[-1][..., : self.frame_samples - (blocks - 1) * hop]
         return jnp.concatenate(shifted, axis=-1)
 
-    def _mel_energies(self, frames: Float[Array, "B T W"]) -> Float[Array, "B T F"]:
+    def mel_energies(self, frames: Float[Array, "B T W"]) -> Float[Array, "B T F"]:
+        """The mel filters' share of the frames' power spectra."""
         filters = mel_filters(
             num_mels=self.num_mels,
             fft_length=self.fft_length,

@@ -1,6 +1,7 @@
 """Length buckets: a few static shapes, so that short examples are not padded to the longest."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ Tensors = dict[str, tf.Tensor]
 
 _LENGTH_FROM = {
     "speech": "speech_length",
+    "speech_embeddings": "speech_mask",
     "encoder_input_tokens": None,
     "teacher_input_tokens": None,
     "decoder_target_tokens": "decoder_loss_weights",
@@ -24,8 +26,8 @@ class Bucket:
     """One shape of batches.
 
     Attributes:
-      feature_lengths: the largest length of each task feature (speech in samples, inputs, targets, teacher_inputs),
-        by the names of TASK_FEATURE_LENGTHS.
+      feature_lengths: the largest length of each task feature (speech in samples, speech_embeddings, inputs, targets,
+        teacher_inputs), by the names of TASK_FEATURE_LENGTHS.
     """
 
     feature_lengths: Mapping[str, int]
@@ -117,7 +119,7 @@ def real_lengths(example: Tensors) -> dict[str, tf.Tensor]:
         if source == "speech_length":
             lengths[name] = example[source]
         else:
-            real = tf.not_equal(example[source or name], 0)
+            real = tf.cast(example[source or name], tf.bool)
             lengths[name] = tf.reduce_max(tf.where(real, tf.range(1, tf.size(real) + 1), 0))
     return lengths
 
@@ -135,5 +137,5 @@ def real_and_padded(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int
     for name, source in _LENGTH_FROM.items():
         if name in batch:
             real = batch[source].sum() if source else np.count_nonzero(batch[name])
-            counts[name] = (int(real), int(batch[name].size))
+            counts[name] = (int(real), math.prod(batch[name].shape[:2]))
     return counts

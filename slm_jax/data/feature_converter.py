@@ -75,7 +75,7 @@ class TextToTextFeatureConverter(seqio.FeatureConverter):
 
 
 class SpeechToTextFeatureConverter(TextToTextFeatureConverter):
-    """`speech`, `inputs`, `targets` and, where a task is taught, `teacher_inputs` to padded arrays.
+    """`speech` or `speech_embeddings`, `inputs`, `targets` and, of taught tasks, `teacher_inputs` to padded arrays.
 
     See TextToTextFeatureConverter for the tokens. With {"speech": 6, "inputs": 4, "targets": 5, "teacher_inputs": 7}:
 
@@ -88,25 +88,35 @@ class SpeechToTextFeatureConverter(TextToTextFeatureConverter):
         the tokens              as above
         teacher_input_tokens    [5, 6, 7, 8, 1, 0, 0]
 
-    A dataset without `speech` is a text task: the arrays are those of TextToTextFeatureConverter, and a length given
-    for speech does not matter. In a mixture of both kinds the text tasks have empty speech
+    Cached features of a speech encoder come with a mask: with {"speech_embeddings": 3}
+
+        speech_embeddings       [[.5, .6], [.7, .8]]
+
+        speech_embeddings       [[.5, .6], [.7, .8], [0, 0]]
+        speech_mask             [True, True, False]
+
+    A dataset without either is a text task: the arrays are those of TextToTextFeatureConverter. A length given for what
+    a dataset does not have does not matter. In a mixture of both kinds the text tasks have empty speech
     (`preprocessors.add_empty_speech`), so their rows have speech_length 0. A dataset without `teacher_inputs` has no
-    teacher_input_tokens, and a length given for them does not matter.
+    teacher_input_tokens.
     """
 
     TASK_FEATURES = TextToTextFeatureConverter.TASK_FEATURES | {
         "speech": FeatureSpec(dtype=tf.float32),
+        "speech_embeddings": FeatureSpec(dtype=tf.float32, rank=2),
         "teacher_inputs": FeatureSpec(dtype=tf.int32),
     }
     MODEL_FEATURES = TextToTextFeatureConverter.MODEL_FEATURES | {
         "speech": FeatureSpec(dtype=tf.float32),
         "speech_length": FeatureSpec(dtype=tf.int32, rank=0),
+        "speech_embeddings": FeatureSpec(dtype=tf.float32, rank=2),
+        "speech_mask": FeatureSpec(dtype=tf.bool),
         "teacher_input_tokens": FeatureSpec(dtype=tf.int32),
     }
 
     def __call__(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
         """The dataset of model features."""
-        absent = {"speech", "teacher_inputs"} - set(ds.element_spec)
+        absent = {"speech", "speech_embeddings", "teacher_inputs"} - set(ds.element_spec)
         lengths = {name: length for name, length in task_feature_lengths.items() if name not in absent}
         fitting = copy.copy(self)  # SeqIO asks a converter for all features that it names
         fitting.TASK_FEATURES = {name: spec for name, spec in self.TASK_FEATURES.items() if name not in absent}
@@ -118,6 +128,9 @@ class SpeechToTextFeatureConverter(TextToTextFeatureConverter):
         lengths = super().get_model_feature_lengths(task_feature_lengths)
         if "speech" in task_feature_lengths:
             lengths |= {"speech": task_feature_lengths["speech"], "speech_length": 1}
+        if "speech_embeddings" in task_feature_lengths:
+            frames = task_feature_lengths["speech_embeddings"]
+            lengths |= {"speech_embeddings": frames, "speech_mask": frames}
         if "teacher_inputs" in task_feature_lengths:
             lengths |= {"teacher_input_tokens": task_feature_lengths["teacher_inputs"]}
         return lengths
@@ -127,6 +140,11 @@ class SpeechToTextFeatureConverter(TextToTextFeatureConverter):
         arrays = super().convert_example(example, lengths)
         if "speech" in lengths:
             arrays |= {"speech": pad(example["speech"], lengths["speech"]), "speech_length": tf.size(example["speech"])}
+        if "speech_embeddings" in lengths:
+            frames, room = example["speech_embeddings"], lengths["speech_embeddings"]
+            padded = tf.pad(frames, [[0, room - tf.shape(frames)[0]], [0, 0]])
+            mask = tf.range(room) < tf.shape(frames)[0]
+            arrays |= {"speech_embeddings": tf.ensure_shape(padded, [room, None]), "speech_mask": mask}
         if "teacher_inputs" in lengths:
             arrays |= {"teacher_input_tokens": pad(example["teacher_inputs"], lengths["teacher_inputs"])}
         return arrays

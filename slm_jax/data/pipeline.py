@@ -23,6 +23,7 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
+from slm_jax.data import feature_cache
 from slm_jax.data.buckets import Bucket, HostBatch, bucketed_batches, check_buckets, real_and_padded
 from slm_jax.data.feature_converter import SpeechToTextFeatureConverter
 from slm_jax.data.preprocessors import OverLength, check_lengths
@@ -225,12 +226,31 @@ def eval_examples(
         yield batch, list(itertools.islice(texts, int(real)))
 
 
+def check_features(identity: Mapping[str, str], *, mixture_or_task: MixtureOrTask, use_cached: bool = False) -> None:
+    """Refuses cached features of another speech encoder than the one that is loaded; see `feature_cache`.
+
+    Args:
+      identity: of the loaded one.
+      mixture_or_task: a registered name, or the thing itself.
+      use_cached: whether caches are read at all.
+
+    Raises:
+      feature_cache.FeatureCacheError: a cache is missing, or of another encoder.
+    """
+    if use_cached:
+        feature_cache.check_encoder(get_mixture_or_task(mixture_or_task), identity)
+
+
 def batch_shapes(
     *, task_feature_lengths: Mapping[str, int], batch_size: int, converter: seqio.FeatureConverter | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a global batch of the full lengths, without reading data; no length, no feature."""
+    """Shapes and types of a global batch of the full lengths, without reading data; no length, no feature.
+
+    Where there are lengths of speech and of its cached features, the batch has speech: it tells all that a model needs.
+    """
     converter = converter or SpeechToTextFeatureConverter()
-    lengths = converter.get_model_feature_lengths(task_feature_lengths)
+    from_speech = {name: n for name, n in task_feature_lengths.items() if name != "speech_embeddings"}
+    lengths = converter.get_model_feature_lengths(from_speech if "speech" in from_speech else task_feature_lengths)
     specs = {name: converter.MODEL_FEATURES[name] for name in lengths}
     return {
         name: jax.ShapeDtypeStruct((batch_size, lengths[name])[: spec.rank + 1], spec.dtype.as_numpy_dtype)
@@ -291,6 +311,8 @@ class _Reader:
         for task in seqio.get_subtasks(provider):
             if split not in task.splits:
                 raise ValueError(f"Task '{task.name}' has no split '{split}'; it has {sorted(task.splits)}")
+        if use_cached:
+            feature_cache.check_cached(provider)
         if use_cached and "[" in split:
             raise ValueError(f"SeqIO's cache holds whole splits only, not '{split}': read it with use_cached False")
         keep_texts = {"copy_pretokenized": True} if isinstance(provider, seqio.Mixture) else {}

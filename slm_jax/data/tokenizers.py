@@ -14,15 +14,6 @@ import tokenizers
 from slm_jax.data.turns import Turn
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-CHATML = "<|im_start|>user\n{speech}{instruction}<|im_end|>\n<|im_start|>assistant\n"
-"""SmolLM2 and Qwen, without a system prompt."""
-LLAMA3 = (
-    "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{speech}{instruction}<|eot_id|>"
-    "<|start_header_id|>assistant<|end_header_id|>\n\n"
-)
-"""Llama 3, without a system prompt."""
-GEMMA = "<bos><start_of_turn>user\n{speech}{instruction}<end_of_turn>\n<start_of_turn>model\n"
-"""Gemma 1 to 3."""
 PLACES = "{speech}{instruction}"
 
 
@@ -143,20 +134,26 @@ class TokenizerVocabulary(seqio.Vocabulary):
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         return tf.numpy_function(lambda row: self.decode(row.tolist()), [ids], tf.string)
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Of everything that decides ids."""
         settings = repr((self.padding_id, self.eos_token, self.chat))
-        return hashlib.sha256(self.path.read_bytes() + settings.encode("utf-8")).hexdigest()
+        return f"sha256:{hashlib.sha256(self.path.read_bytes() + settings.encode('utf-8')).hexdigest()}"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TokenizerVocabulary) and self.fingerprint() == other.fingerprint()
+        return isinstance(other, TokenizerVocabulary) and self.fingerprint == other.fingerprint
 
     def __hash__(self) -> int:
-        return hash(self.fingerprint())
+        return hash(self.fingerprint)
+
+
+def fingerprint_vocabulary(vocabulary: TokenizerVocabulary) -> str:
+    """What a bundle keeps to know a vocabulary by, its chat template included."""
+    return vocabulary.fingerprint
 
 
 def chat_turn(vocabulary: TokenizerVocabulary) -> Turn:
-    """How a template has an instruction written: CHATML's turn opens with "<|im_start|>user" and a new line.
+    """How a template has an instruction written: in ChatML a turn opens with "<|im_start|>user" and a new line.
 
     Raises:
       ValueError: the template has not exactly one `{speech}{instruction}`, or nothing stands behind it.

@@ -40,6 +40,16 @@ class HeadNorm(enum.Enum):
     RMS = "rms"
 
 
+class ProjectionBias(enum.Enum):
+    """Which attention projections have a bias."""
+
+    NONE = "none"
+    QUERY_KEY_VALUE = "query_key_value"
+    """Those of queries, keys and values (Qwen 1.5 to 2.5)."""
+    QUERY_VALUE = "query_value"
+    """Those of queries and values (Whisper): the softmax over keys would take a bias of the keys out again."""
+
+
 def heads_first(x: Float[Array, "B K G D"]) -> Float[Array, "B G K D"]:
     """The layout of `KeyValue`."""
     return jnp.swapaxes(x, 1, 2)
@@ -92,7 +102,7 @@ class MultiHeadAttention(nn.Module):
       logit_softcap: scores are squashed into (-cap, cap) by tanh; None for no cap.
       head_norm: normalise queries and keys a head at a time.
       norm_epsilon, norm_scale_offset: as in RMSNorm.
-      use_bias: biases on the query, key and value projections.
+      projection_bias: which of the query, key and value projections have a bias.
       use_output_bias: bias on the output projection.
       output_features: width of the result; None for the width of the queries' input.
       kernel_init: initial values of all four projections.
@@ -108,7 +118,7 @@ class MultiHeadAttention(nn.Module):
     head_norm: HeadNorm = HeadNorm.NONE
     norm_epsilon: float = 1e-6
     norm_scale_offset: float = 0.0
-    use_bias: bool = False
+    projection_bias: ProjectionBias = ProjectionBias.NONE
     use_output_bias: bool = False
     output_features: int | None = None
     kernel_init: Initializer = lecun_normal
@@ -118,10 +128,12 @@ class MultiHeadAttention(nn.Module):
 
     def setup(self) -> None:
         groups = self.num_kv_heads or self.num_heads
-        common = dict(use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype)
+        biased = self.projection_bias is not ProjectionBias.NONE
+        common = dict(use_bias=biased, kernel_init=self.kernel_init, dtype=self.dtype)
         query_common = common | dict(kernel_init=self.query_init or self.kernel_init)
+        key_common = common | dict(use_bias=self.projection_bias is ProjectionBias.QUERY_KEY_VALUE)
         self.query = Dense((self.num_heads, self.head_dim), ("embed", "heads", "kv"), **query_common)
-        self.key = Dense((groups, self.head_dim), ("embed", "kv_heads", "kv"), **common)
+        self.key = Dense((groups, self.head_dim), ("embed", "kv_heads", "kv"), **key_common)
         self.value = Dense((groups, self.head_dim), ("embed", "kv_heads", "kv"), **common)
         if self.head_norm is HeadNorm.RMS:
             norm = dict(epsilon=self.norm_epsilon, scale_offset=self.norm_scale_offset, dtype=self.dtype)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slm_jax.layers import masks
-from slm_jax.layers.attention import HeadNorm, KeyValue, MultiHeadAttention
+from slm_jax.layers.attention import HeadNorm, KeyValue, MultiHeadAttention, ProjectionBias
 from slm_jax.layers.enums import resolve_enums
 from slm_jax.layers.feed_forward import Activation, GatedFeedForward
 from slm_jax.layers.norm import LayerNorm, RMSNorm
@@ -51,14 +51,6 @@ class Norm:
         if self.kind is NormKind.RMS:
             return RMSNorm(epsilon=self.epsilon, scale_offset=self.scale_offset, dtype=dtype, name=name)
         return LayerNorm(epsilon=self.epsilon, use_bias=self.kind is NormKind.LAYER, dtype=dtype, name=name)
-
-
-class ProjectionBias(enum.Enum):
-    """Which attention projections have a bias."""
-
-    NONE = "none"
-    QUERY_KEY_VALUE = "query_key_value"
-    """Those of queries, keys and values (Qwen 1.5 to 2.5)."""
 
 
 class LayerSettings(nn.Module, kw_only=True):
@@ -158,7 +150,7 @@ class Block(LayerSettings, kw_only=True):
             head_norm=self.head_norm,
             norm_epsilon=self.norm.epsilon,
             norm_scale_offset=self.norm.scale_offset,
-            use_bias=self.projection_bias is ProjectionBias.QUERY_KEY_VALUE,
+            projection_bias=self.projection_bias,
             dtype=self.dtype,
             name="attention",
         )

@@ -70,6 +70,8 @@ class Training:
       evaluations_before: names of those that are also done before the first step.
       decode_period: steps between decoded evaluations on the way; 0 for none on the way.
       prepare: called before data are read, such as to make a dataset; None for nothing.
+      check_data: called with `feature_identity` before data are read, to refuse cached features of another speech
+        encoder; None for nothing.
       report: told the result of a finished run; None for nothing.
     """
 
@@ -100,6 +102,7 @@ class Training:
     evaluations_before: Sequence[str] = ()
     decode_period: int = 0
     prepare: Callable[[], None] | None = None
+    check_data: Callable[[Mapping[str, str]], None] | None = None
     report: Callable[[RunResult], None] | None = None
 
     @functools.cached_property
@@ -122,6 +125,16 @@ class Training:
         front_end = getattr(encoder, "front_end", None)
         found = {} if front_end is None else {"front_end": fingerprints.fingerprint_config(repr(front_end))}
         return {name: value() if callable(value) else value for name, value in self.identity.items()} | found
+
+    def feature_identity(self, frozen: Mapping[str, str]) -> dict[str, str]:
+        """Fingerprints of what decides the features of speech: encoder, front end and reducer.
+
+        Args:
+          frozen: fingerprints of the frozen components, by name.
+        """
+        reducer = fingerprints.fingerprint_config(repr(getattr(self.objective.model, "reducer", None)))
+        identity = {**self.settings_identity(), **frozen, "reducer": reducer}
+        return {name: identity.get(name, "") for name in ("speech_encoder", "front_end", "reducer")}
 
     def describe(self) -> str:
         """The parameter table; its last line is a JSON object with `trainable`, `frozen` and `components`."""
@@ -167,6 +180,8 @@ class _Run:
         state, frozen, position = self.restore()
         if training.prepare is not None and jax.process_index() == 0:
             training.prepare()
+        if training.check_data is not None:
+            training.check_data(training.feature_identity(self.fingerprints))
         with self.partitioner.context():
             for name in training.evaluations_before if int(state.step) == 0 else ():
                 self.decode(name, state, frozen)

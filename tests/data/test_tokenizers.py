@@ -1,7 +1,6 @@
 """Hugging Face tokenizers as SeqIO vocabularies: ids, padding, chat templates, bad folders."""
 
-import json
-
+import gin
 import numpy as np
 import pytest
 import seqio
@@ -10,39 +9,24 @@ import tokenizers
 
 from slm_jax.data import pipeline, preprocessors, vocabularies
 from slm_jax.data import tokenizers as ours
-from slm_jax.data.tokenizers import CHATML, TokenizerVocabulary
+from slm_jax.data.tokenizers import TokenizerVocabulary
 from slm_jax.data.turns import Turn, turn_of
+from slm_jax.resources import gin_folder
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHATML = "<|im_start|>user\n{speech}{instruction}<|im_end|>\n<|im_start|>assistant\n"
 TEXT = "Printing, then, is an art: naïve (1) & old."
 
 
-def write_tokenizer(folder, *, special=SPECIAL, behind=()):
-    """A byte-level tokenizer with special tokens in front or behind, as checkpoints have it."""
-    model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
-    )
-    model.train_from_iterator([TEXT], trainer)
-    model.add_special_tokens(list(behind))
-    model.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": {"content": "<|im_end|>"}, "chat_template": "{{ not.read }}"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, write_tokenizer):
     return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
-def text_first(tmp_path_factory):
+def text_first(tmp_path_factory, write_tokenizer):
     """As in Llama 3 and Qwen: id 0 is a character."""
-    return write_tokenizer(tmp_path_factory.mktemp("text_first"), special=[], behind=SPECIAL)
+    return write_tokenizer(tmp_path_factory.mktemp("text_first"), special=[], behind=SPECIAL_TOKENS)
 
 
 def test_texts_come_back(folder):
@@ -100,6 +84,19 @@ def test_a_chat_template_opens_and_closes_turns(folder):
     assert turn.closing[0] == 2
 
 
+def test_chat_templates_of_gin_files_have_a_place_for_the_instruction():
+    files = sorted((gin_folder() / "tasks" / "chats").glob("*.gin"))
+    assert len(files) >= 3
+    for file in files:
+        with gin.unlock_config():
+            gin.clear_config()
+            gin.parse_config_file(str(file))
+        assert gin.query_parameter("CHAT/gin.macro.value").count(ours.PLACES) == 1, file.name
+        if file.stem == "chatml":
+            assert gin.query_parameter("CHAT/gin.macro.value") == CHATML
+    gin.clear_config()
+
+
 def test_without_a_template_the_end_closes_a_turn(folder):
     assert turn_of(TokenizerVocabulary(folder)) == Turn(closing=(2,))
 
@@ -116,12 +113,12 @@ def test_the_end_may_be_another_token(folder):
         TokenizerVocabulary(folder, eos_token="</s>")
 
 
-def test_vocabularies_are_the_same_where_they_give_the_same_ids(folder, tmp_path):
+def test_vocabularies_are_the_same_where_they_give_the_same_ids(folder, tmp_path, write_tokenizer):
     again = write_tokenizer(tmp_path)
     assert TokenizerVocabulary(folder) == TokenizerVocabulary(again)
     others = [TokenizerVocabulary(folder, **changes) for changes in (dict(chat=CHATML), dict(padding_id=999))]
     assert all(TokenizerVocabulary(folder) != other for other in others)
-    assert len({v.fingerprint() for v in (TokenizerVocabulary(folder), *others)}) == 3
+    assert len({v.fingerprint for v in (TokenizerVocabulary(folder), *others)}) == 3
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
@@ -129,7 +126,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
         TokenizerVocabulary(str(tmp_path))
 
 
-def test_a_folder_that_names_no_end_is_refused(tmp_path):
+def test_a_folder_that_names_no_end_is_refused(tmp_path, write_tokenizer):
     write_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match="names no eos_token"):

@@ -13,9 +13,9 @@ from slm_jax import trees
 from slm_jax.decoding.beam_search import BeamSearch
 from slm_jax.decoding.decode import decode
 from slm_jax.decoding.scoring import score_targets
-from slm_jax.layers.attention import HeadNorm
+from slm_jax.layers.attention import HeadNorm, ProjectionBias
 from slm_jax.layers.stack import Remat
-from slm_jax.models.decoder_blocks import Norm, NormKind, ParallelBlock, ProjectionBias, SandwichBlock
+from slm_jax.models.decoder_blocks import Norm, NormKind, ParallelBlock, SandwichBlock
 from slm_jax.models.decoder_only import DecoderOnly, EmbeddingScale
 from slm_jax.models.t5 import T5
 

@@ -54,6 +54,20 @@ def test_from_files_to_batches(folder: pathlib.Path) -> None:
     assert targets == ["one", "zwei äpfel", "three"]
 
 
+def test_a_folder_has_a_manifest_a_split(folder: pathlib.Path) -> None:
+    text = (folder / "m.tsv").read_text(encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"neither train\.tsv nor train\.jsonl"):
+        manifest.register_manifest_task(path=str(folder), vocabulary=VOCABULARY)
+    (folder / "train.tsv").write_text(text, encoding="utf-8")
+    (folder / "test.jsonl").write_text('{"audio": "c.ogg", "text": "three"}\n')
+    name = manifest.register_manifest_task(path=str(folder), vocabulary=VOCABULARY)
+    assert set(seqio.TaskRegistry.get(name).splits) == {"train", "test"}
+    assert [len(list(eval_texts(name, task_feature_lengths=LENGTHS, split=split))) for split in ("train", "test")] == [
+        3,
+        1,
+    ]
+
+
 def test_training_is_shuffled_by_the_seed(folder: pathlib.Path) -> None:
     name = register(folder)
 

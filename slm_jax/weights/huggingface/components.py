@@ -2,17 +2,21 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from slm_jax.models.decoder_only import DecoderOnly
-from slm_jax.weights.huggingface import decoders
+from slm_jax.models.whisper import WhisperEncoder
+from slm_jax.weights.huggingface import decoders, whisper
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import CONFIG, Folder
 from slm_jax.weights.huggingface.tables import read_parameters
+
+TABLES = {"token_embedder/embedding": 0, "logits_dense/kernel": 1}
+"""Parameters of language models with a row or column a token, and which axis that is."""
 
 
 def language_model(folder: str | os.PathLike[str], **settings: Any) -> DecoderOnly:
@@ -29,15 +33,32 @@ def language_model(folder: str | os.PathLike[str], **settings: Any) -> DecoderOn
     return _language_model(Folder(folder), **settings)
 
 
+def speech_encoder(folder: str | os.PathLike[str], **settings: Any) -> WhisperEncoder:
+    """The speech encoder of a folder with its front end, without its parameters, which `Checkpoint` reads.
+
+    Args:
+      folder: with config.json and preprocessor_config.json.
+      **settings: what is no property of the weights, such as dtype, remat and scan_layers, and for Whisper `pad`.
+
+    Raises:
+      FileNotFoundError: the folder is no checkpoint, or does not say how its encoder hears.
+      UnsupportedConfigError: it asks for something that slm_jax does not compute.
+    """
+    return _speech_encoder(Folder(folder), **settings)
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """The source of a component: `run.Training.sources = {'lm': @components.Checkpoint()}`.
 
     Attributes:
       folder: with config.json and safetensors.
+      padding_id: the token that changes places with 0 in a language model's tables, as in its vocabulary
+        (`TokenizerVocabulary.padding_id`); 0 for none.
     """
 
     folder: str
+    padding_id: int = 0
 
     def __fspath__(self) -> str:
         return self.folder
@@ -46,7 +67,7 @@ class Checkpoint:
         """The parameters of a component, by path, in the dtypes of `shapes`.
 
         Args:
-          component: 'lm'.
+          component: 'lm' or 'speech_encoder'.
           shapes: what the component needs, scanned or unrolled, by path.
 
         Raises:
@@ -55,15 +76,43 @@ class Checkpoint:
           slm_jax.weights.safetensors_io.WeightFileError: tensors are missing, unexpected or of another shape.
         """
         folder = Folder(self.folder)
-        if component != "lm":
-            raise UnsupportedConfigError(f"{self.folder} holds a language model, not the component {component!r}")
-        model = _language_model(folder)
-        return dict(read_parameters(folder, decoders.rows(model), shapes=shapes, unused=decoders.unused(model)))
+        if component == "lm":
+            model = _language_model(folder)
+            rows, unused = decoders.rows(model), decoders.unused(model)
+        elif component == "speech_encoder":
+            encoder = _speech_encoder(folder)
+            rows, unused = whisper.rows(encoder), whisper.unused(encoder)
+        else:
+            raise ValueError(f"{self.folder} may hold the components 'lm' and 'speech_encoder', not {component!r}")
+        found = dict(read_parameters(folder, rows, shapes=shapes, unused=unused))
+        for path in TABLES.keys() & found.keys() if self.padding_id else ():
+            found[path] = self._exchange(path, found[path])
+        return found
+
+    def _exchange(self, path: str, table: np.ndarray) -> np.ndarray:
+        """The table with rows (of logits, columns) 0 and padding_id in each other's place."""
+        axis = TABLES[path]
+        if self.padding_id >= table.shape[axis]:
+            raise ValueError(
+                f"{self.folder}: padding_id is {self.padding_id}, but {path} has {table.shape[axis]} tokens"
+            )
+        order = np.arange(table.shape[axis])
+        order[[0, self.padding_id]] = order[[self.padding_id, 0]]
+        return np.take(table, order, axis)
 
 
 def _language_model(folder: Folder, **settings: Any) -> DecoderOnly:
-    kind = folder.config.get("model_type")
-    if kind not in decoders.FAMILIES:
-        known = ", ".join(sorted(decoders.FAMILIES))
-        raise UnsupportedConfigError(f"{folder.path / CONFIG}: model_type is {kind!r}; slm_jax knows {known}")
+    _check_kind(folder, decoders.FAMILIES, "language models")
     return decoders.model_of(folder.config, where=str(folder.path / CONFIG), **settings)
+
+
+def _speech_encoder(folder: Folder, **settings: Any) -> WhisperEncoder:
+    _check_kind(folder, (whisper.MODEL_TYPE,), "speech encoders")
+    return whisper.model_of(folder.config, folder.preprocessor, where=str(folder.path), **settings)
+
+
+def _check_kind(folder: Folder, known: Collection[str], what: str) -> None:
+    kind = folder.config.get("model_type")
+    if kind not in known:
+        names = ", ".join(sorted(known))
+        raise UnsupportedConfigError(f"{folder.path / CONFIG}: model_type is {kind!r}; slm_jax knows {what} {names}")

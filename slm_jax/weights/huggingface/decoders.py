@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from slm_jax.layers.attention import HeadNorm
+from slm_jax.layers.attention import HeadNorm, ProjectionBias
 from slm_jax.layers.dense import OutputHead
 from slm_jax.layers.feed_forward import Activation
 from slm_jax.layers.positions import LinearScaling, Llama3Scaling, RotaryScaling
-from slm_jax.models.decoder_blocks import Norm, ProjectionBias, SandwichBlock
+from slm_jax.models.decoder_blocks import Norm, SandwichBlock
 from slm_jax.models.decoder_only import DecoderOnly, EmbeddingScale
 from slm_jax.weights.huggingface.fields import Fields, UnsupportedConfigError
 from slm_jax.weights.huggingface.tables import Flat, Kernel, Row

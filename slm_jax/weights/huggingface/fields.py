@@ -4,9 +4,10 @@ from typing import Any
 
 NO_EFFECT = frozenset(
     {
-        "_name_or_path", "architectures", "attn_implementation", "auto_map", "bos_token_id", "dtype", "eos_token_id",
+        "_model_name_or_path", "_name_or_path",
+        "architectures", "attn_implementation", "auto_map", "bos_token_id", "dtype", "eos_token_id",
         "initializer_range", "max_position_embeddings", "model_type", "pad_token_id", "torch_dtype",
-        "transformers_version", "transformers.js_config", "use_cache",
+        "transformers_version", "transformers.js_config", "unk_token_id", "use_cache",
     }
 )  # fmt: skip
 """Fields that say nothing about what is computed, in the config.json of any model."""

@@ -161,10 +161,32 @@ def test_a_gin_file_takes_model_and_parameters_from_one_folder(tmp_path, monkeyp
     assert loaded.path == folder
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])  # untied and tied
+def test_padding_changes_places_with_a_token(kind, tmp_path):
+    folder = write_folder(read_golden(kind), tmp_path)
+    model, params = load(folder)
+    exchanged = foundation.load_component(
+        components.Checkpoint(str(folder), padding_id=7), component="lm", shapes=shapes_of(model)
+    ).parameters
+    order = jnp.array([7, 1, 2, 3, 4, 5, 6, 0, 8, 9, 10])
+    tokens = jnp.array([[3, 0, 7, 5]])
+    prefix, mask = jnp.zeros((1, 1, model.width)), jnp.zeros((1, 1), bool)
+
+    def scores(params, tokens):
+        hidden = model.apply({"params": params}, prefix, mask, tokens)
+        return model.apply({"params": params}, hidden, method="logits")
+
+    np.testing.assert_array_equal(scores(exchanged, order[tokens])[..., order], scores(params, tokens))
+    with pytest.raises(ValueError, match="padding_id is 11, but .* has 11 tokens"):
+        components.Checkpoint(str(folder), padding_id=11).read("lm", shapes=trees.flatten(shapes_of(model)))
+
+
 def test_it_is_no_other_component(tmp_path):
     folder = write_folder(read_golden("llama"), tmp_path)
-    with pytest.raises(UnsupportedConfigError, match="holds a language model, not the component 'speech_encoder'"):
+    with pytest.raises(UnsupportedConfigError, match="model_type is 'llama'; slm_jax knows speech encoders"):
         components.Checkpoint(str(folder)).read("speech_encoder", shapes={})
+    with pytest.raises(ValueError, match="'lm' and 'speech_encoder', not 'adapter'"):
+        components.Checkpoint(str(folder)).read("adapter", shapes={})
 
 
 def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
@@ -176,7 +198,11 @@ def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("llama", dict(model_type="mamba"), "model_type is 'mamba'; slm_jax knows gemma, gemma2, gemma3_text, llama"),
+        (
+            "llama",
+            dict(model_type="mamba"),
+            "model_type is 'mamba'; slm_jax knows language models gemma, gemma2, gemma3_text, llama",
+        ),
         ("llama", dict(residual_multiplier=0.2), "fields that slm_jax does not know.*residual_multiplier=0.2"),
         ("llama", dict(attention_bias=True), "attention_bias is True, but slm_jax supports False alone"),
         ("llama", dict(hidden_act="relu2"), "hidden_act is 'relu2', not one of"),

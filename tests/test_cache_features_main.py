@@ -107,7 +107,7 @@ def test_a_run_on_cached_features_is_the_run_on_speech(folder):
     assert "is not cached in" in done.stderr
     done = command(folder, "cache_features", f"--output_cache_dir={folder / 'cache'}", "--gin.MODEL_DIR=''")
     assert done.returncode == 0, done.stderr[-2000:]
-    steady = ("--gin.optimizers.adamw.learning_rate=0.0",)  # batches come in another order
+    steady = ("--gin.optimizers.adamw.learning_rate=1e-30",)  # batches come in another order
     losses = [listening(folder, "plain", *steady), listening(folder, "cached", *steady, *cached)]
     np.testing.assert_allclose(*losses, atol=1e-5)
     listening(folder, "trained", *cached)

@@ -191,7 +191,8 @@ class Wav2Vec2(nn.Module):
     """Waveforms to frames, and CTC scores of the frames (obeys `interfaces.SpeechEncoder`).
 
     Frames are not padded: with the convolutions of all published models n samples give (n - 400) // 320 + 1 frames,
-    20 ms apart, and less than 25 ms give none.
+    20 ms apart, and less than 25 ms give none. With ConvNorm.TIME padding changes
+    what transformers computes; here it never does (`TimeNorm`).
 
     It is there to be used frozen, so it has no noise: dropout, dropped layers and masked frames of the original's
     training are left out, and `deterministic` changes nothing.

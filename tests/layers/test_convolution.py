@@ -39,6 +39,14 @@ def test_it_is_the_sum_over_a_window(settings):
     assert y.shape[1] == (9 + sum(settings["padding"]) - 3) // settings["stride"] + 1
 
 
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 2), ("tpu", 1), ("cuda", 1)])
+def test_groups_are_taken_apart_on_a_cpu_alone(platform, convolutions):
+    layer = Convolution(features=6, kernel_size=3, groups=2)
+    variables = layer.init(jax.random.key(0), jnp.zeros((1, 4, 4)))
+    program = jax.jit(layer.apply).trace(variables, jnp.zeros((1, 4, 4))).lower(lowering_platforms=(platform,))
+    assert program.as_text().count("stablehlo.convolution(") == convolutions
+
+
 def test_without_a_bias_there_is_none():
     params = Convolution(features=2, kernel_size=3, use_bias=False).init(jax.random.key(0), jnp.zeros((1, 4, 2)))
     assert set(params["params"]) == {"kernel"}

@@ -29,6 +29,17 @@ class Arrangement(Protocol):
         """The tensor as the parameter."""
 
 
+@runtime_checkable
+class Combination(Protocol):
+    """How a parameter is computed from several tensors of a checkpoint."""
+
+    def parts(self, shape: Shape) -> tuple[Shape, ...]:
+        """The shapes there of the tensors of a parameter that has `shape` here."""
+
+    def combine(self, tensors: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+        """The tensors as the parameter."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Same:
     """As it is: scales, embeddings."""
@@ -80,18 +91,53 @@ class Filters:
 
 
 @dataclasses.dataclass(frozen=True)
+class WeightNorm:
+    """Filters of a torch.nn.Conv1d under weight norm along the window (arXiv 1602.07868; torch's with dim=2).
+
+    They are stored as magnitudes [1, 1, window] and directions [outputs, inputs, window]. The filters of a place in the
+    window are its direction, divided by its length over outputs and inputs, times its magnitude.
+    """
+
+    def parts(self, shape: Shape) -> tuple[Shape, ...]:
+        return (1, 1, shape[0]), Filters().stored(shape)
+
+    def combine(self, tensors: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+        magnitudes, directions = (tensor.astype(np.float32) for tensor in tensors)
+        lengths = np.sqrt(np.square(directions).sum(axis=(0, 1), keepdims=True))
+        return Filters()(directions * (magnitudes / lengths), shape)
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One parameter of ours, or one of every layer of a stack.
 
+    Several rows of one parameter are a choice, for checkpoints that do not agree on names: the row counts that has most
+    of its tensors in the checkpoint, the first of those that have equally many.
+
     Attributes:
       ours: its path; a stack's has 'layers' where an unrolled one has 'layers_0'.
-      theirs: the tensor's name, with {layer} where the number of the layer stands.
+      theirs: the tensor's name, with {layer} where the number of the layer stands; several names for a Combination.
       arrangement: how it lies there.
+
+    Raises:
+      ValueError: several names without a Combination, or a Combination of one.
     """
 
     ours: str
-    theirs: str
-    arrangement: Arrangement = Same()
+    theirs: str | tuple[str, ...]
+    arrangement: Arrangement | Combination = Same()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.theirs, str) == isinstance(self.arrangement, Combination):
+            raise ValueError(
+                f"the row of {self.ours} has {self.theirs!r} with {self.arrangement}: a name goes with an Arrangement,"
+                " a tuple of names with a Combination"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of `theirs`, one or several."""
+        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
 
 def read_parameters(
@@ -105,20 +151,25 @@ def read_parameters(
 
     Args:
       folder: the checkpoint.
-      rows: the table; it has to be complete on both sides.
+      rows: the table; it has to be complete on both sides, but for rows that are a choice.
       shapes: of our parameters, scanned or unrolled, by path.
       unused: regular expressions for tensors that may stay behind.
 
     Raises:
       WeightFileError: tensors or rows are missing, unexpected or of another shape; all are listed.
     """
-    by_path = {row.ours: row for row in rows}
-    places = {path: _sources(path, shape.shape, by_path) for path, shape in shapes.items()}
+    by_path: dict[str, list[Row]] = {}
+    for row in rows:
+        by_path.setdefault(row.ours, []).append(row)
+    places = {path: _chosen(path, shape.shape, by_path, folder) for path, shape in shapes.items()}
     unknown = sorted(path for path, sources in places.items() if not sources)
     if unknown:
         raise WeightFileError(f"{folder.path}: the table has no row for {enumerate_names(unknown)}")
     needed = {
-        source.name: jax.ShapeDtypeStruct(source.stored, np.float32) for each in places.values() for source in each
+        name: jax.ShapeDtypeStruct(stored, np.float32)
+        for sources in places.values()
+        for source in sources
+        for name, stored in source.stored.items()
     }
     left = [name for name in folder.layout if not any(re.fullmatch(pattern, name) for pattern in unused)]
     problems = layout_problems(
@@ -134,34 +185,48 @@ def read_parameters(
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A tensor, and what it becomes: a parameter, or one layer of it."""
+    """Tensors, one but for a Combination, and what they become: a parameter, or one layer of it."""
 
-    name: str
+    names: tuple[str, ...]
     shape: Shape
-    arrangement: Arrangement
+    arrangement: Arrangement | Combination
 
     @property
-    def stored(self) -> Shape:
-        return self.arrangement.stored(self.shape)
+    def stored(self) -> dict[str, Shape]:
+        """Shapes of the tensors by name."""
+        if isinstance(self.arrangement, Combination):
+            return dict(zip(self.names, self.arrangement.parts(self.shape), strict=True))
+        return {self.names[0]: self.arrangement.stored(self.shape)}
+
+    def read(self, folder: Folder) -> np.ndarray:
+        tensors = [folder.read(name) for name in self.names]
+        if isinstance(self.arrangement, Combination):
+            return self.arrangement.combine(tensors, self.shape)
+        return self.arrangement(tensors[0], self.shape)
 
 
-def _sources(path: str, shape: Shape, rows: Mapping[str, Row]) -> list[_Source]:
-    """The tensors of a parameter: one, or one for each layer of a scanned stack; none if no row has it."""
-    row = rows.get(re.sub(r"(^|/)layers_\d+/", r"\1layers/", path))
-    if row is None:
-        return []
+def _chosen(path: str, shape: Shape, rows: Mapping[str, Sequence[Row]], folder: Folder) -> list[_Source]:
+    """What a parameter is read from: of its rows the one with most tensors in the folder; nothing if it has none."""
+    choices = [_sources(path, shape, row) for row in rows.get(re.sub(r"(^|/)layers_\d+/", r"\1layers/", path), ())]
+    return max(choices, key=lambda each: sum(n in folder.layout for s in each for n in s.names), default=[])
+
+
+def _sources(path: str, shape: Shape, row: Row) -> list[_Source]:
+    """The sources of a parameter: one, or one for each layer of a scanned stack."""
+
+    def of_layer(number: str, shape: Shape) -> _Source:
+        return _Source(tuple(name.replace(LAYER, number) for name in row.names), shape, row.arrangement)
+
     number = re.search(r"(?:^|/)layers_(\d+)/", path)
-    if LAYER not in row.theirs or number:
-        name = row.theirs.replace(LAYER, number[1] if number else "")
-        return [_Source(name, shape, row.arrangement)]
-    return [_Source(row.theirs.replace(LAYER, str(i)), shape[1:], row.arrangement) for i in range(shape[0])]
+    if number or not any(LAYER in name for name in row.names):
+        return [of_layer(number[1] if number else "", shape)]
+    return [of_layer(str(layer), shape[1:]) for layer in range(shape[0])]
 
 
 def _read(folder: Folder, sources: Sequence[_Source], wanted: jax.ShapeDtypeStruct) -> np.ndarray:
     if len(sources) == 1 and sources[0].shape == wanted.shape:
-        (source,) = sources
-        return np.ascontiguousarray(source.arrangement(folder.read(source.name), source.shape), wanted.dtype)
+        return np.ascontiguousarray(sources[0].read(folder), wanted.dtype)
     stacked = np.empty(wanted.shape, wanted.dtype)
     for layer, source in zip(stacked, sources, strict=True):
-        layer[...] = source.arrangement(folder.read(source.name), source.shape)
+        layer[...] = source.read(folder)
     return stacked

@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 
 from slm_jax.weights.huggingface.folder import Folder
-from slm_jax.weights.huggingface.tables import Filters, Flat, Kernel, Row, Same, read_parameters
+from slm_jax.weights.huggingface.tables import Filters, Flat, Kernel, Row, Same, WeightNorm, read_parameters
 from slm_jax.weights.safetensors_io import WeightFileError
 
 ROWS = [
@@ -101,3 +101,73 @@ def test_some_tensors_may_stay_behind(tmp_path):
 def test_a_parameter_without_a_row_is_an_error(tmp_path):
     with pytest.raises(WeightFileError, match="the table has no row for norm/scale"):
         read(tmp_path, rows=ROWS[:2])
+
+
+def test_a_row_of_several_names_needs_something_that_takes_them():
+    with pytest.raises(
+        ValueError, match=r"the row of a has \('b', 'c'\) with Same\(\): a name goes with an Arrangement"
+    ):
+        Row("a", ("b", "c"))
+    with pytest.raises(ValueError, match=r"the row of a has 'b' with WeightNorm\(\)"):
+        Row("a", "b", WeightNorm())
+
+
+NORMED = Row("layers/conv/kernel", ("conv.{layer}.g", "conv.{layer}.v"), WeightNorm())
+NORMED_SHAPES = {"layers/conv/kernel": (2, 3, 4, 5)}
+NORMED_TENSORS = {
+    **{f"conv.{i}.g": np.arange(1, 4, dtype=np.float32).reshape(1, 1, 3) * (i + 1) for i in range(2)},
+    **{f"conv.{i}.v": np.random.default_rng(i).normal(size=(5, 4, 3)).astype(np.float32) for i in range(2)},
+}
+
+
+def test_weight_norm_makes_filters_of_the_stored_magnitude(tmp_path):
+    stacked = read(tmp_path, NORMED_TENSORS, [NORMED], NORMED_SHAPES)["layers/conv/kernel"]
+    np.testing.assert_allclose(np.sqrt(np.square(stacked).sum((2, 3))), [[1, 2, 3], [2, 4, 6]], rtol=1e-6)
+    directions = np.moveaxis(NORMED_TENSORS["conv.1.v"], (0, 1), (-1, -2))
+    ratio = stacked[1] / directions
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1, :1], ratio.shape), rtol=1e-5)
+    shapes = {f"layers_{i}/conv/kernel": (3, 4, 5) for i in range(2)}
+    unrolled = read(tmp_path, NORMED_TENSORS, [NORMED], shapes)
+    np.testing.assert_array_equal(unrolled["layers_1/conv/kernel"], stacked[1])
+
+
+def test_each_of_several_tensors_is_missed_or_measured(tmp_path):
+    tensors = NORMED_TENSORS | {"conv.1.v": np.zeros((5, 4, 2), np.float32)}
+    del tensors["conv.0.g"]
+    with pytest.raises(WeightFileError) as failure:
+        read(tmp_path, tensors, [NORMED], NORMED_SHAPES)
+    assert "missing (1): conv.0.g" in str(failure.value)
+    assert "conv.1.v is (5, 4, 2), needs (5, 4, 3)" in str(failure.value)
+
+
+CHOICE = [
+    Row("layers/kernel", "{layer}.new"),
+    Row("layers/kernel", "{layer}.old"),
+    Row("layers/kernel", "{layer}.dead"),
+]
+CHOICE_SHAPES = {"layers/kernel": (2, 3)}
+
+
+@pytest.mark.parametrize("name", ["new", "old", "dead"])
+def test_of_several_rows_the_one_in_the_checkpoint_counts(tmp_path, name):
+    tensors = {f"{i}.{name}": np.full(3, i, np.float32) for i in range(2)}
+    found = read(tmp_path, tensors, CHOICE, CHOICE_SHAPES)
+    np.testing.assert_array_equal(found["layers/kernel"], [[0, 0, 0], [1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["0.old"], r"missing \(1\): 1\.old$"),
+        (["0.old", "1.old", "0.new", "1.new"], r"unexpected \(2\): 0\.old, 1\.old$"),
+        ([], r"missing \(2\): 0\.new, 1\.new"),
+    ],
+)
+def test_a_choice_of_rows_stays_strict(tmp_path, names, message):
+    with pytest.raises(WeightFileError, match=message):
+        read(
+            tmp_path,
+            {name: np.zeros(3, np.float32) for name in names} or {"else": np.zeros(1, np.float32)},
+            CHOICE,
+            CHOICE_SHAPES,
+        )

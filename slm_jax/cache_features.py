@@ -15,7 +15,6 @@ import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-import seqio
 import tqdm
 from absl import flags
 
@@ -89,7 +88,7 @@ def main(unused: Sequence[str]) -> None:
     loaded = foundation.load_component(training.sources[COMPONENT], component=COMPONENT, shapes=shapes)
     identity = training.feature_identity({COMPONENT: loaded.fingerprint})
     encoder = Encoder(training.objective.model, loaded.parameters, batch_size=FLAGS.encode_batch_size)
-    for task in seqio.get_subtasks(pipeline.get_mixture_or_task(gin_utils.macro("MIXTURE_OR_TASK_NAME"))):
+    for task in feature_cache.tasks_of(pipeline.get_mixture_or_task(gin_utils.macro("MIXTURE_OR_TASK_NAME"))):
         total = sum(feature_cache.num_examples(task, split) for split in task.splits)
         with tqdm.tqdm(total=total, unit=" utterances", desc=task.name, mininterval=1.0) as progress:
             feature_cache.write_task(

@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 80
 MEDIAN_FUNCTION_LINES = 15
 P90_FUNCTION_LINES = 45
 
-MAINS = ("train", "eval", "infer", "claims", "convert", "precompile", "launch", "doctor", "gin_utils")
+MAINS = ("train", "eval", "infer", "cache_features", "claims", "convert", "precompile", "launch", "doctor", "gin_utils")
 # What several mains share: they compose components, and are handed models.
 APPLICATIONS = ("cascade", "evaluation", "inference", "report")
 ANYTHING = None
@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
     "trees": (),
     "models": ("layers", "audio", "trees"),
     "pretraining": ("models", "layers", "audio", "trees"),
-    "weights": ("models", "layers", "trees"),
+    "weights": ("models", "layers", "audio", "trees"),
     "decoding": ("models", "layers", "trees"),
     "data": ("audio",),
     "training": ("models.interfaces", "trees", "weights"),

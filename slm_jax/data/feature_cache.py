@@ -85,6 +85,11 @@ def write_task(
     (folder / COMPLETED).write_text("")
 
 
+def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+    """The tasks of a mixture, or the task itself."""
+    return list(seqio.get_subtasks(provider))
+
+
 def num_examples(task: seqio.Task, split: str) -> int:
     """Examples of a split's source.
 
@@ -103,7 +108,7 @@ def check_cached(provider: seqio.Task | seqio.Mixture) -> None:
     Raises:
       FeatureCacheError: one is not.
     """
-    for task in seqio.get_subtasks(provider):
+    for task in tasks_of(provider):
         if not task.cache_dir:
             raise FeatureCacheError(
                 f"task '{task.name}' is not cached in {list(seqio.get_global_cache_dirs())}: write a cache with "
@@ -123,7 +128,7 @@ def check_encoder(provider: seqio.Task | seqio.Mixture, identity: Mapping[str, s
       FeatureCacheError: a cache was made by another one, or there is none.
     """
     check_cached(provider)
-    for task in seqio.get_subtasks(provider):
+    for task in tasks_of(provider):
         path = pathlib.Path(task.cache_dir) / ENCODER
         if path.is_file():  # else it holds speech
             made_by = json.loads(path.read_text())

@@ -10,12 +10,13 @@ A run is resumed by rebuilding the pipeline from its seed and leaving out the ba
 """
 
 import collections
+import ctypes
 import dataclasses
 import difflib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -90,7 +91,7 @@ class BatchIterator(Iterator[HostBatch]):
         self.dropped = dropped
         self.unknown: collections.Counter[str] = collections.Counter()
         self._unknown_id = unknown_id
-        self._batches = dataset.as_numpy_iterator()
+        self._batches = elements(dataset)
         self._rows = rows
         self._batch_size = batch_size
         self._real: collections.Counter[str] = collections.Counter()
@@ -277,6 +278,19 @@ def get_mixture_or_task(name: MixtureOrTask) -> seqio.Task | seqio.Mixture:
     )
 
 
+def elements(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The elements of a dataset as numpy arrays; may be left before its end.
+
+    TensorFlow frees an iterator under Python's lock and then waits for the functions that read ahead. If one of them is
+    Python's (decoding a file), it waits for that lock, and the process stands still for ever. So an iterator that is
+    left early is never freed; it holds what it has read ahead, and does no more.
+    """
+    iterator = dataset.as_numpy_iterator()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(iterator))
+    yield from iterator
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(iterator))
+
+
 def fill_rows(values: np.ndarray, rows: int) -> np.ndarray:
     """`values` with rows of zeros appended up to `rows`."""
     missing = rows - len(values)
@@ -358,7 +372,7 @@ def _texts(dataset: tf.data.Dataset) -> Iterator[dict[str, str]]:
     names = ("inputs", "targets")
     texts = dataset.map(lambda example: {name: example[f"{name}_pretokenized"] for name in names})
     try:
-        for example in texts.as_numpy_iterator():
+        for example in elements(texts):
             yield {name: example[name].decode("utf-8") for name in names}
     except _DATA_ERRORS as error:
         raise ValueError(_reason(error)) from error

@@ -14,6 +14,11 @@ def length_mask(lengths: Int[Array, "B"], size: int) -> Bool[Array, "B S"]:
     return jnp.arange(size) < lengths[:, None]
 
 
+def zero_padding(x: Float[Array, "B S *rest"], mask: Bool[Array, "B S"]) -> Float[Array, "B S *rest"]:
+    """Zeros where the mask is False."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
+
+
 def causal_mask(size: int) -> Bool[Array, "1 L L"]:
     """Query l (rows) sees keys up to l (columns).
 

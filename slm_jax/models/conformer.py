@@ -11,7 +11,7 @@ from slm_jax.audio.spec_augment import SpecAugment
 from slm_jax.layers.attention import KeyValue, dot_product_attention, heads_first
 from slm_jax.layers.dense import Dense, lecun_normal, small_normal
 from slm_jax.layers.enums import resolve_enums
-from slm_jax.layers.masks import key_mask, length_mask
+from slm_jax.layers.masks import key_mask, length_mask, zero_padding
 from slm_jax.layers.norm import LayerNorm
 from slm_jax.layers.stack import Remat, apply_stack
 from slm_jax.models.interfaces import EncoderOutput
@@ -25,11 +25,6 @@ class BlockNorm(enum.Enum):
     """LayerNorm, as in the Conformer's paper."""
     NONE = "none"
     """Nothing, as in pre-norm transformers; learns many times sooner from little data (docs/log.md)."""
-
-
-def zero_padding(x: Float[Array, "B S *rest"], mask: Bool[Array, "B S"]) -> Float[Array, "B S *rest"]:
-    """Zeros where the mask is False."""
-    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
 
 
 def relative_shift(scores: Float[Array, "B H Q R"]) -> Float[Array, "B H Q Q"]:

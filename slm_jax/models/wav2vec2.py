@@ -7,15 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from slm_jax.layers.attention import MultiHeadAttention
+from slm_jax.layers.attention import MultiHeadAttention, ProjectionBias
 from slm_jax.layers.convolution import Convolution
 from slm_jax.layers.dense import Dense
 from slm_jax.layers.enums import resolve_enums
 from slm_jax.layers.feed_forward import Activation
-from slm_jax.layers.masks import key_mask, length_mask
+from slm_jax.layers.masks import key_mask, length_mask, zero_padding
 from slm_jax.layers.norm import LayerNorm
 from slm_jax.layers.stack import Remat, apply_stack
-from slm_jax.models.conformer import zero_padding
 from slm_jax.models.interfaces import EncoderOutput
 from slm_jax.typing import Array, Bool, DTypeLike, Float, Int
 
@@ -173,7 +172,7 @@ class TransformerLayer(nn.Module):
         attention = MultiHeadAttention(
             num_heads=self.num_heads,
             head_dim=x.shape[-1] // self.num_heads,
-            use_bias=True,
+            projection_bias=ProjectionBias.QUERY_KEY_VALUE,
             use_output_bias=True,
             dtype=self.dtype,
             name="attention",
@@ -191,8 +190,8 @@ class Wav2Vec2(nn.Module):
     """Waveforms to frames, and CTC scores of the frames (obeys `interfaces.SpeechEncoder`).
 
     Frames are not padded: with the convolutions of all published models n samples give (n - 400) // 320 + 1 frames,
-    20 ms apart, and less than 25 ms give none. With ConvNorm.TIME padding changes
-    what transformers computes; here it never does (`TimeNorm`).
+    20 ms apart, and less than 25 ms give none. With ConvNorm.TIME padding changes what transformers computes; here it
+    never does (`TimeNorm`).
 
     It is there to be used frozen, so it has no noise: dropout, dropped layers and masked frames of the original's
     training are left out, and `deterministic` changes nothing.

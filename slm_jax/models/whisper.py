@@ -10,7 +10,7 @@ from slm_jax.layers.convolution import Convolution
 from slm_jax.layers.dense import Dense, small_normal
 from slm_jax.layers.enums import resolve_enums
 from slm_jax.layers.feed_forward import Activation
-from slm_jax.layers.masks import key_mask, length_mask
+from slm_jax.layers.masks import key_mask, length_mask, zero_padding
 from slm_jax.layers.norm import LayerNorm
 from slm_jax.layers.stack import Remat, apply_stack
 from slm_jax.models.interfaces import EncoderOutput
@@ -101,7 +101,7 @@ class WhisperEncoder(nn.Module):
         x, mask = self._subsample(log_mel.astype(self.dtype), frame_length)
         x, _ = apply_stack(
             WhisperLayer,
-            jnp.where(mask[..., None], x, 0),
+            zero_padding(x, mask),
             key_mask(mask),
             num_layers=self.num_layers,
             scan=self.scan_layers,
@@ -113,7 +113,7 @@ class WhisperEncoder(nn.Module):
         x = LayerNorm(dtype=self.dtype, name="final_norm")(x)
         frames = self.output_length(speech.shape[1])
         spoken = length_mask(-(-speech_length // SAMPLES_A_FRAME), frames)
-        return EncoderOutput(jnp.where(spoken[..., None], x[:, :frames], 0), spoken)
+        return EncoderOutput(zero_padding(x[:, :frames], spoken), spoken)
 
     def _subsample(
         self, log_mel: Float[Array, "B T F"], frame_length: Int[Array, "B"]
@@ -122,7 +122,7 @@ class WhisperEncoder(nn.Module):
         common = dict(features=self.width, kernel_size=3, padding=(1, 1), dtype=self.dtype)
         x = Activation.EXACT_GELU(Convolution(**common, name="convolution_0")(log_mel))
         # An utterance of its own would have zeros behind its end.
-        x = jnp.where(length_mask(frame_length, x.shape[1])[..., None], x, 0)
+        x = zero_padding(x, length_mask(frame_length, x.shape[1]))
         x = Activation.EXACT_GELU(Convolution(**common, stride=2, name="convolution_1")(x))
         if x.shape[1] > self.max_frames:
             raise ValueError(

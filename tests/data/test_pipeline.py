@@ -3,6 +3,8 @@
 import collections
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -336,3 +338,34 @@ def test_unknown_names_get_near_matches() -> None:
 def test_unknown_splits_are_refused() -> None:
     with pytest.raises(ValueError, match=r"no split 'validation'; it has \['test', 'train'\]"):
         evaluate("pipeline_mixture", split="validation")
+
+
+LEAVE_EARLY = """
+import gc, threading
+import seqio, tensorflow as tf
+from slm_jax.data import pipeline
+
+go_on = threading.Event()
+done = threading.Event()
+
+def slow(number):
+    if number > 2:
+        go_on.wait()
+    done.set()
+    return number
+
+dataset = tf.data.Dataset.range(100).map(
+    lambda x: tf.numpy_function(slow, [x], tf.int64), num_parallel_calls=2
+).prefetch(2)
+elements = pipeline.elements(dataset)
+print(next(elements))
+del elements
+gc.collect()
+print("left")
+go_on.set()
+"""
+
+
+def test_leaving_early_does_not_wait_for_functions_that_wait_for_python():
+    done = subprocess.run([sys.executable, "-c", LEAVE_EARLY], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["0", "left"], done.stderr[-2000:]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slm_jax.layers.attention import HeadNorm, KeyValue, MultiHeadAttention, dot_product_attention
+from slm_jax.layers.attention import HeadNorm, KeyValue, MultiHeadAttention, ProjectionBias, dot_product_attention
 
 B, Q, K, H, G, D = 2, 3, 5, 4, 2, 6
 
@@ -81,12 +81,19 @@ def test_every_field_matters(change):
     assert before.shape != after.shape or np.abs(before - after).max() > 1e-3
 
 
-@pytest.mark.parametrize("field", ["use_bias", "use_output_bias"])
-def test_biases_are_parameters(field):
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (dict(projection_bias=ProjectionBias.NONE), set()),
+        (dict(projection_bias=ProjectionBias.QUERY_KEY_VALUE), {"query", "key", "value"}),
+        (dict(projection_bias=ProjectionBias.QUERY_VALUE), {"query", "value"}),
+        (dict(use_output_bias=True), {"out"}),
+    ],
+)
+def test_biases_are_parameters(settings, expected):
     x = jnp.ones((B, Q, 8))
-    variables = module(**{field: True}).init(jax.random.key(0), x, method=lambda self, x: self(x, self.project_keys(x)))
-    biased = {name for name, value in variables["params"].items() if "bias" in value}
-    assert biased == ({"query", "key", "value"} if field == "use_bias" else {"out"})
+    variables = module(**settings).init(jax.random.key(0), x, method=lambda self, x: self(x, self.project_keys(x)))
+    assert {name for name, value in variables["params"].items() if "bias" in value} == expected
 
 
 def test_a_cache_holds_what_was_written():

@@ -9,12 +9,14 @@ import jax
 import numpy as np
 
 from slm_jax.models.decoder_only import DecoderOnly
-from slm_jax.models.whisper import WhisperEncoder
-from slm_jax.weights.huggingface import decoders, whisper
+from slm_jax.models.interfaces import SpeechEncoder
+from slm_jax.weights.huggingface import decoders, wav2vec2, whisper
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import CONFIG, Folder
 from slm_jax.weights.huggingface.tables import read_parameters
 
+SPEECH_ENCODERS = {kind: room for room in (wav2vec2, whisper) for kind in room.FAMILIES}
+"""The module that knows a speech encoder, by the model_type of its config.json."""
 TABLES = {"token_embedder/embedding": 0, "logits_dense/kernel": 1}
 """Parameters of language models with a row or column a token, and which axis that is."""
 
@@ -33,7 +35,7 @@ def language_model(folder: str | os.PathLike[str], **settings: Any) -> DecoderOn
     return _language_model(Folder(folder), **settings)
 
 
-def speech_encoder(folder: str | os.PathLike[str], **settings: Any) -> WhisperEncoder:
+def speech_encoder(folder: str | os.PathLike[str], **settings: Any) -> SpeechEncoder:
     """The speech encoder of a folder with its front end, without its parameters, which `Checkpoint` reads.
 
     Args:
@@ -80,8 +82,8 @@ class Checkpoint:
             model = _language_model(folder)
             rows, unused = decoders.rows(model), decoders.unused(model)
         elif component == "speech_encoder":
-            encoder = _speech_encoder(folder)
-            rows, unused = whisper.rows(encoder), whisper.unused(encoder)
+            encoder, room = _speech_encoder(folder), SPEECH_ENCODERS[folder.config["model_type"]]
+            rows, unused = room.rows(encoder), room.unused(encoder)
         else:
             raise ValueError(f"{self.folder} may hold the components 'lm' and 'speech_encoder', not {component!r}")
         found = dict(read_parameters(folder, rows, shapes=shapes, unused=unused))
@@ -106,9 +108,10 @@ def _language_model(folder: Folder, **settings: Any) -> DecoderOnly:
     return decoders.model_of(folder.config, where=str(folder.path / CONFIG), **settings)
 
 
-def _speech_encoder(folder: Folder, **settings: Any) -> WhisperEncoder:
-    _check_kind(folder, (whisper.MODEL_TYPE,), "speech encoders")
-    return whisper.model_of(folder.config, folder.preprocessor, where=str(folder.path), **settings)
+def _speech_encoder(folder: Folder, **settings: Any) -> SpeechEncoder:
+    _check_kind(folder, SPEECH_ENCODERS, "speech encoders")
+    room = SPEECH_ENCODERS[folder.config["model_type"]]
+    return room.model_of(folder.config, folder.preprocessor, where=str(folder.path / CONFIG), **settings)
 
 
 def _check_kind(folder: Folder, known: Collection[str], what: str) -> None:

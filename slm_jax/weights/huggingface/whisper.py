@@ -1,14 +1,17 @@
 """The speech encoder of Whisper checkpoints, all sizes."""
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from slm_jax.audio.whisper_log_mel import WhisperLogMel
 from slm_jax.models.whisper import WhisperEncoder
 from slm_jax.weights.huggingface.fields import Fields
+from slm_jax.weights.huggingface.folder import PREPROCESSOR
 from slm_jax.weights.huggingface.tables import Filters, Flat, Kernel, Row
 
-MODEL_TYPE = "whisper"
+FAMILIES = ("whisper",)
+"""By the model_type of their config.json."""
 UNUSED = (r"model\.decoder\..*", r"proj_out\.weight")
 """The decoder, which is a language model of its own."""
 _DECODER = (
@@ -32,7 +35,7 @@ def model_of(
     Args:
       config: the fields of config.json.
       preprocessor: those of preprocessor_config.json.
-      where: the folder, for messages.
+      where: the path of config.json, for messages.
       pad: append zeros up to 30 s, as in Whisper's training; otherwise speech is as long as it is.
       **settings: attributes of WhisperEncoder that are no property of the weights: dtype, remat, scan_layers.
 
@@ -40,7 +43,7 @@ def model_of(
       slm_jax.weights.huggingface.fields.UnsupportedConfigError: a field is unknown, missing, or asks for something that
         slm_jax does not compute.
     """
-    fields = Fields(dict(config), where=f"{where}/config.json")
+    fields = Fields(dict(config), where=where)
     fields.require("activation_function", "gelu")
     fields.drop(*_DECODER, *_TRAINING)
     mels = fields.take("num_mel_bins", 80)
@@ -52,7 +55,8 @@ def model_of(
         max_frames=fields.take("max_source_positions", 1500),
     )
     fields.finish()
-    seconds = front_end_seconds(preprocessor, mels=mels, where=f"{where}/preprocessor_config.json")
+    beside = str(pathlib.PurePath(where).with_name(PREPROCESSOR))
+    seconds = front_end_seconds(preprocessor, mels=mels, where=beside)
     front_end = WhisperLogMel(num_mels=mels, seconds=seconds if pad else None)
     return WhisperEncoder(**sizes, front_end=front_end, **settings)
 

@@ -349,14 +349,14 @@ go_on = threading.Event()
 done = threading.Event()
 
 def slow(number):
-    if number > 2:
+    if number > 3:
         go_on.wait()
     done.set()
     return number
 
 dataset = tf.data.Dataset.range(100).map(
-    lambda x: tf.numpy_function(slow, [x], tf.int64), num_parallel_calls=2
-).prefetch(2)
+    lambda x: tf.numpy_function(slow, [x], tf.int64), num_parallel_calls=4
+).batch(2).prefetch(2)
 elements = pipeline.elements(dataset)
 print(next(elements))
 del elements
@@ -368,4 +368,4 @@ go_on.set()
 
 def test_leaving_early_does_not_wait_for_functions_that_wait_for_python():
     done = subprocess.run([sys.executable, "-c", LEAVE_EARLY], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.split() == ["0", "left"], done.stderr[-2000:]
+    assert done.stdout.split() == ["[0", "1]", "left"], done.stderr[-2000:]

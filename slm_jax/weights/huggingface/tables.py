@@ -87,11 +87,13 @@ class Row:
       ours: its path; a stack's has 'layers' where an unrolled one has 'layers_0'.
       theirs: the tensor's name, with {layer} where the number of the layer stands.
       arrangement: how it lies there.
+      copies: other names under which the tensor may stand, as well or instead.
     """
 
     ours: str
     theirs: str
     arrangement: Arrangement = Same()
+    copies: Sequence[str] = ()
 
 
 def read_parameters(
@@ -110,9 +112,10 @@ def read_parameters(
       unused: regular expressions for tensors that may stay behind.
 
     Raises:
-      WeightFileError: tensors or rows are missing, unexpected or of another shape; all are listed.
+      WeightFileError: tensors or rows are missing, unexpected or of another shape; all are listed. Or copies differ.
     """
-    by_path = {row.ours: row for row in rows}
+    unused = [*unused, *(re.escape(name) for row in rows for name in (row.theirs, *row.copies) if row.copies)]
+    by_path = {row.ours: _without_copies(folder, row) for row in rows}
     places = {path: _sources(path, shape.shape, by_path) for path, shape in shapes.items()}
     unknown = sorted(path for path, sources in places.items() if not sources)
     if unknown:
@@ -130,6 +133,18 @@ def read_parameters(
         )
     for path, sources in places.items():
         yield path, _read(folder, sources, shapes[path])
+
+
+def _without_copies(folder: Folder, row: Row) -> Row:
+    """The row with the first of its names that is there, once the others are seen to hold the same."""
+    first, *others = [name for name in (row.theirs, *row.copies) if name in folder.layout] or [row.theirs]
+    for name in others:
+        if not np.array_equal(folder.read(name), folder.read(first)):
+            raise WeightFileError(
+                f"{folder.path}: {name} differs from {first}, but the model that config.json describes has one tensor"
+                " for both"
+            )
+    return dataclasses.replace(row, theirs=first, copies=())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The gated feed-forward layer of T5 1.1, PaLM, Gemma, Llama and Qwen."""
+"""Feed-forward layers without biases: plain in T5 1.0, gated in T5 1.1, PaLM, Gemma, Llama and Qwen."""
 
 import enum
 import functools
@@ -12,7 +12,7 @@ from slm_jax.typing import Array, DTypeLike, Float
 
 
 class Activation(enum.Enum):
-    """The function on the gate."""
+    """The function between the two maps; on the gate, if there is one."""
 
     GELU = "gelu"
     """Approximated by tanh, as in T5 1.1 and Gemma (GeGLU)."""
@@ -21,7 +21,7 @@ class Activation(enum.Enum):
     SILU = "silu"
     """x times its sigmoid, as in PaLM, Llama and Qwen (SwiGLU)."""
     RELU = "relu"
-    """ReGLU."""
+    """max(x, 0), as in T5 1.0."""
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return _FUNCTIONS[self](x)
@@ -35,15 +35,15 @@ _FUNCTIONS = {
 }
 
 
-class GatedFeedForward(nn.Module):
-    """down(activation(gate(x)) * up(x)) without biases (arXiv 2002.05202).
+class FeedForward(nn.Module):
+    """down(activation(up(x))) (arXiv 1706.03762, without biases).
 
     Attributes:
       ff_width: width between the two maps.
-      activation: function on the gate.
-      dropout_rate: dropout between the two maps, shared along time as in T5.
+      activation: function between them.
+      dropout_rate: dropout before `down`, shared along time as in T5.
       deterministic: no dropout.
-      kernel_init: initial values of all three maps.
+      kernel_init: initial values of all maps.
       down_init: initial values of `down`, if they differ.
     """
 
@@ -57,10 +57,21 @@ class GatedFeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L E"]) -> Float[Array, "B L E"]:
-        common = dict(kernel_init=self.kernel_init, dtype=self.dtype)
-        gate = Dense((self.ff_width,), ("embed", "mlp"), **common, name="gate")(x)
-        hidden = self.activation(gate) * Dense((self.ff_width,), ("embed", "mlp"), **common, name="up")(x)
-        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+        hidden = nn.with_logical_constraint(self.activate(x), ("batch", "length", "mlp"))
         hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(hidden, deterministic=self.deterministic)
-        down = common | dict(kernel_init=self.down_init or self.kernel_init)
-        return Dense((x.shape[-1],), ("mlp", "embed"), **down, name="down")(hidden)
+        init = self.down_init or self.kernel_init
+        return Dense((x.shape[-1],), ("mlp", "embed"), kernel_init=init, dtype=self.dtype, name="down")(hidden)
+
+    def activate(self, x: Float[Array, "B L E"]) -> Float[Array, "B L mlp"]:
+        """What `down` maps back."""
+        return self.activation(self.widen(x, "up"))
+
+    def widen(self, x: Float[Array, "B L E"], name: str) -> Float[Array, "B L mlp"]:
+        return Dense((self.ff_width,), ("embed", "mlp"), kernel_init=self.kernel_init, dtype=self.dtype, name=name)(x)
+
+
+class GatedFeedForward(FeedForward):
+    """down(activation(gate(x)) * up(x)) (arXiv 2002.05202)."""
+
+    def activate(self, x: Float[Array, "B L E"]) -> Float[Array, "B L mlp"]:
+        return self.activation(self.widen(x, "gate")) * self.widen(x, "up")

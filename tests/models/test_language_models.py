@@ -14,15 +14,26 @@ from slm_jax.decoding.beam_search import BeamSearch
 from slm_jax.decoding.decode import decode
 from slm_jax.decoding.scoring import score_targets
 from slm_jax.layers.attention import HeadNorm, ProjectionBias
+from slm_jax.layers.dense import OutputHead
+from slm_jax.layers.feed_forward import Activation, FeedForward
 from slm_jax.layers.stack import Remat
 from slm_jax.models.decoder_blocks import Norm, NormKind, ParallelBlock, SandwichBlock
 from slm_jax.models.decoder_only import DecoderOnly, EmbeddingScale
 from slm_jax.models.t5 import T5
+from slm_jax.models.t5_blocks import PositionTables
 
 SIZES = dict(vocab_size=29, width=16, ff_width=24, head_dim=4)
 DECODER = SIZES | dict(num_layers=2, num_heads=4, embedding_stddev=1.0)
+ENCODER_DECODER = SIZES | dict(num_encoder_layers=2, num_decoder_layers=2, num_heads=2, relative_buckets=8)
 MODELS = {
-    "t5": T5(**SIZES, num_encoder_layers=2, num_decoder_layers=2, num_heads=2, relative_buckets=8),
+    "t5": T5(**ENCODER_DECODER),
+    "tables": T5(
+        **ENCODER_DECODER,
+        feed_forward=FeedForward,
+        activation=Activation.RELU,
+        position_tables=PositionTables.PER_LAYER,
+        output_head=OutputHead.TIED,
+    ),
     "parallel": DecoderOnly(
         **DECODER, num_kv_heads=1, block=ParallelBlock, norm=Norm(kind=NormKind.LAYER_WITHOUT_BIAS)
     ),

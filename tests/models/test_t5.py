@@ -1,4 +1,4 @@
-"""T5: parity with plain numpy and with a golden file of another implementation, every field, published sizes."""
+"""T5: parity with plain numpy, every field, published sizes."""
 
 import functools
 import math
@@ -13,7 +13,9 @@ import pytest
 
 from slm_jax import trees
 from slm_jax.layers.dense import OutputHead
-from slm_jax.models.t5 import T5, EncoderBlock
+from slm_jax.layers.feed_forward import FeedForward
+from slm_jax.models.t5 import T5
+from slm_jax.models.t5_blocks import EncoderBlock, Positions
 
 GIN = pathlib.Path(__file__).resolve().parents[2] / "gin"
 CONFIG = dict(
@@ -130,6 +132,8 @@ def test_parity_with_plain_numpy(inputs, variables):
         dict(head_dim=8),
         dict(relative_buckets=4),
         dict(output_head="tied"),
+        dict(feed_forward=FeedForward),
+        dict(position_tables="per_layer"),
         dict(scan_layers=False),
     ],
     ids=str,
@@ -140,9 +144,21 @@ def test_every_field_of_the_structure_matters(inputs, shapes_of, change):
     assert shapes_of(model, changed) != shapes_of(T5(**CONFIG), inputs)
 
 
-def test_the_maximum_distance_matters(inputs, variables):
-    farther = T5(**(CONFIG | dict(relative_max_distance=6)))
-    assert np.abs(logits(farther, variables, inputs) - logits(T5(**CONFIG), variables, inputs)).max() > 1e-3
+@pytest.mark.parametrize(
+    "change", [dict(relative_max_distance=6), dict(activation="relu"), dict(norm_epsilon=1e-2)], ids=str
+)
+def test_every_field_of_the_computation_matters(inputs, variables, change):
+    model = T5(**(CONFIG | change))
+    assert np.abs(logits(model, variables, inputs) - logits(T5(**CONFIG), variables, inputs)).max() > 1e-3
+
+
+def test_equal_tables_of_all_layers_are_one_of_the_stack(inputs, variables):
+    params = jax.tree.map(lambda leaf: leaf, variables["params"])
+    for stack in ("encoder", "decoder"):
+        table = params[stack].pop("relative_position_bias")
+        params[stack]["layers"]["relative_position_bias"] = jax.tree.map(lambda leaf: leaf[None], table)
+    own = logits(T5(**CONFIG, position_tables="per_layer"), {"params": params}, inputs)
+    np.testing.assert_allclose(own, logits(T5(**CONFIG), variables, inputs), atol=1e-5)
 
 
 def test_a_tied_head_scales_by_the_square_root_of_the_width(inputs, variables, shapes_of):
@@ -164,7 +180,8 @@ def test_parameters_carry_logical_axes(inputs):
 
 def test_initial_queries_are_smaller_by_the_square_root_of_the_head():
     layer = EncoderBlock(num_heads=8, head_dim=16, ff_width=8)
-    example = (jnp.zeros((1, 2, 64)), None, jnp.ones((1, 1, 2), bool), jnp.zeros((1, 8, 2, 2)))
+    positions = Positions(jnp.arange(2), jnp.arange(2), jnp.zeros((1, 8, 2, 2)))
+    example = (jnp.zeros((1, 2, 64)), None, jnp.ones((1, 1, 2), bool), positions)
     kernels = nn.unbox(layer.init(jax.random.key(0), *example))["params"]["attention"]
     assert np.std(kernels["query"]["kernel"]) == pytest.approx((64 * 16) ** -0.5, rel=0.05)
     assert np.std(kernels["key"]["kernel"]) == pytest.approx(64**-0.5, rel=0.05)

@@ -10,23 +10,26 @@ import numpy as np
 
 from slm_jax.models.decoder_only import DecoderOnly
 from slm_jax.models.interfaces import SpeechEncoder
-from slm_jax.weights.huggingface import decoders, wav2vec2, whisper
+from slm_jax.models.t5 import T5
+from slm_jax.weights.huggingface import decoders, encoder_decoders, wav2vec2, whisper
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import CONFIG, Folder
 from slm_jax.weights.huggingface.tables import read_parameters
 
+LANGUAGE_MODELS = {kind: room for room in (decoders, encoder_decoders) for kind in room.FAMILIES}
+"""The module that knows a language model, by the model_type of its config.json."""
 SPEECH_ENCODERS = {kind: room for room in (wav2vec2, whisper) for kind in room.FAMILIES}
 """The module that knows a speech encoder, by the model_type of its config.json."""
 TABLES = {"token_embedder/embedding": 0, "logits_dense/kernel": 1}
 """Parameters of language models with a row or column a token, and which axis that is."""
 
 
-def language_model(folder: str | os.PathLike[str], **settings: Any) -> DecoderOnly:
+def language_model(folder: str | os.PathLike[str], **settings: Any) -> DecoderOnly | T5:
     """The language model of a folder, without its parameters, which `Checkpoint` reads.
 
     Args:
       folder: with config.json.
-      **settings: what is no property of the weights, such as dtype, remat and scan_layers of DecoderOnly.
+      **settings: what is no property of the weights, such as dtype, remat and scan_layers of DecoderOnly and T5.
 
     Raises:
       FileNotFoundError: the folder is no checkpoint.
@@ -79,8 +82,8 @@ class Checkpoint:
         """
         folder = Folder(self.folder)
         if component == "lm":
-            model = _language_model(folder)
-            rows, unused = decoders.rows(model), decoders.unused(model)
+            model, room = _language_model(folder), LANGUAGE_MODELS[folder.config["model_type"]]
+            rows, unused = room.rows(model), room.unused(model)
         elif component == "speech_encoder":
             encoder, room = _speech_encoder(folder), SPEECH_ENCODERS[folder.config["model_type"]]
             rows, unused = room.rows(encoder), room.unused(encoder)
@@ -103,9 +106,10 @@ class Checkpoint:
         return np.take(table, order, axis)
 
 
-def _language_model(folder: Folder, **settings: Any) -> DecoderOnly:
-    _check_kind(folder, decoders.FAMILIES, "language models")
-    return decoders.model_of(folder.config, where=str(folder.path / CONFIG), **settings)
+def _language_model(folder: Folder, **settings: Any) -> DecoderOnly | T5:
+    _check_kind(folder, LANGUAGE_MODELS, "language models")
+    room = LANGUAGE_MODELS[folder.config["model_type"]]
+    return room.model_of(folder.config, where=str(folder.path / CONFIG), **settings)
 
 
 def _speech_encoder(folder: Folder, **settings: Any) -> SpeechEncoder:

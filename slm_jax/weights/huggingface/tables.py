@@ -118,6 +118,7 @@ class Row:
       ours: its path; a stack's has 'layers' where an unrolled one has 'layers_0'.
       theirs: the tensor's name, with {layer} where the number of the layer stands; several names for a Combination.
       arrangement: how it lies there.
+      copies: other names under which the tensor may stand, as well or instead.
 
     Raises:
       ValueError: several names without a Combination, or a Combination of one.
@@ -126,6 +127,7 @@ class Row:
     ours: str
     theirs: str | tuple[str, ...]
     arrangement: Arrangement | Combination = Same()
+    copies: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.theirs, str) == isinstance(self.arrangement, Combination):
@@ -156,11 +158,12 @@ def read_parameters(
       unused: regular expressions for tensors that may stay behind.
 
     Raises:
-      WeightFileError: tensors or rows are missing, unexpected or of another shape; all are listed.
+      WeightFileError: tensors or rows are missing, unexpected or of another shape; all are listed. Or copies differ.
     """
+    unused = [*unused, *(re.escape(name) for row in rows for name in (*row.names, *row.copies) if row.copies)]
     by_path: dict[str, list[Row]] = {}
     for row in rows:
-        by_path.setdefault(row.ours, []).append(row)
+        by_path.setdefault(row.ours, []).append(_without_copies(folder, row))
     places = {path: _chosen(path, shape.shape, by_path, folder) for path, shape in shapes.items()}
     unknown = sorted(path for path, sources in places.items() if not sources)
     if unknown:
@@ -181,6 +184,20 @@ def read_parameters(
         )
     for path, sources in places.items():
         yield path, _read(folder, sources, shapes[path])
+
+
+def _without_copies(folder: Folder, row: Row) -> Row:
+    """The row with the first of its names that is there, once the others are seen to hold the same."""
+    if not row.copies:
+        return row
+    first, *others = [name for name in (*row.names, *row.copies) if name in folder.layout] or [*row.names]
+    for name in others:
+        if not np.array_equal(folder.read(name), folder.read(first)):
+            raise WeightFileError(
+                f"{folder.path}: {name} differs from {first}, but the model that config.json describes has one tensor"
+                " for both"
+            )
+    return dataclasses.replace(row, theirs=first, copies=())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -171,3 +171,19 @@ def test_a_choice_of_rows_stays_strict(tmp_path, names, message):
             CHOICE,
             CHOICE_SHAPES,
         )
+
+
+def test_a_tensor_may_stand_under_several_names(tmp_path):
+    rows = [*ROWS[:2], Row("norm/scale", "norm.weight", copies=("norm.gamma", "norm.scale"))]
+    rest = {name: tensor for name, tensor in TENSORS.items() if name != "norm.weight"}
+    for names in (("norm.weight", "norm.scale"), ("norm.gamma",)):
+        found = read(tmp_path, rest | {name: np.array([3, 4], np.float32) for name in names}, rows)
+        np.testing.assert_array_equal(found["norm/scale"], [3, 4])
+
+
+def test_copies_have_to_be_equal_and_one_of_them_there(tmp_path):
+    rows = [*ROWS[:2], Row("norm/scale", "norm.weight", copies=("norm.gamma",))]
+    with pytest.raises(WeightFileError, match=r"norm\.gamma differs from norm\.weight"):
+        read(tmp_path, TENSORS | {"norm.gamma": np.ones(2, np.float16)}, rows)
+    with pytest.raises(WeightFileError, match=r"missing \(1\): norm\.weight"):
+        read(tmp_path, {name: tensor for name, tensor in TENSORS.items() if name != "norm.weight"}, rows)

@@ -5,12 +5,20 @@ python -m slm_jax.convert --source=runs/scenes_lm --component=lm --out=slm_jax/f
 takes a component that slm_jax trained out of a run and writes it as a frozen component: bfloat16, layers stacked for
 scanning, with an entry in the folder's manifest. Of several runs, each of which went on from the one before, it writes
 the mean of their parameters ("Model soups", arXiv 2203.05482); the manifest names the last.
+
+python -m slm_jax.convert --source=SmolLM2-135M-Instruct --component=lm --out=weights --licence=Apache-2.0
+
+does the same with a component of a Hugging Face folder, and copies what describes it: config.json, its front end, its
+tokenizer. `models/lms/hugging_face.gin` then reads LM_FOLDER = 'weights' with LM_SOURCE = 'weights'.
 """
 
 import pathlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -18,12 +26,24 @@ from slm_jax import gin_utils, trees
 from slm_jax.training import bundle
 from slm_jax.typing import PyTree
 from slm_jax.weights import foundation
+from slm_jax.weights.huggingface import components
+from slm_jax.weights.huggingface.folder import CONFIG, PREPROCESSOR
 
 FLAGS = flags.FLAGS
+DESCRIBED: Mapping[str, Callable[..., Any]] = {
+    "lm": components.language_model,
+    "speech_encoder": components.speech_encoder,
+}
+"""What a Hugging Face folder may hold."""
+DESCRIPTIONS = (CONFIG, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")
+"""What a Hugging Face folder says of its models besides their weights."""
 
-flags.DEFINE_multi_string("source", None, "A bundle, or the MODEL_DIR of a run; again for the mean.", required=True)
+flags.DEFINE_multi_string(
+    "source", None, "A bundle or the MODEL_DIR of a run, again for the mean; or a Hugging Face folder.", required=True
+)
 flags.DEFINE_string("component", None, "speech_encoder or lm.", required=True)
 flags.DEFINE_string("out", None, "The folder to write to.", required=True)
+flags.DEFINE_integer("padding_id", 0, "Of a language model's tokenizer, see tasks/tokenizer.gin.")
 flags.DEFINE_string("licence", None, "SPDX name of the weights' licence.", required=True)
 
 
@@ -57,8 +77,8 @@ def mean(trained: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.mean(np.stack(leaves).astype(np.float32), axis=0), *trained)
 
 
-def main(unused: Sequence[str]) -> None:
-    """Writes one component.
+def read_run_component() -> tuple[foundation.Provenance, PyTree]:
+    """The component of the runs that --source names, and where it comes from.
 
     Raises:
       ValueError: the component was not trained, or not all of it.
@@ -72,11 +92,44 @@ def main(unused: Sequence[str]) -> None:
         vocabulary=manifest.fingerprints.get("vocabulary", ""),
         metrics={"step": float(manifest.step), **manifest.metrics} if len(trained) == 1 else {},
     )
-    folder = pathlib.Path(FLAGS.out).expanduser()
+    return provenance, trees.stack_layers(mean(trained))
+
+
+def read_foreign_component(source: str) -> tuple[foundation.Provenance, PyTree]:
+    """The component of a Hugging Face folder, in bfloat16.
+
+    Raises:
+      FileNotFoundError, ValueError: the folder has no such component, or one that slm_jax does not compute.
+    """
+    described: Mapping[str, Callable[..., Any]] = {
+        "lm": components.language_model,
+        "speech_encoder": components.speech_encoder,
+    }
+    if FLAGS.component not in described:
+        raise ValueError(f"{source} may hold the components {' and '.join(described)}, not {FLAGS.component!r}")
+    shapes = components.parameter_shapes(described[FLAGS.component](source))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), shapes)
+    checkpoint = components.Checkpoint(source, padding_id=FLAGS.padding_id)
+    loaded = foundation.load_component(checkpoint, component=FLAGS.component, shapes=shapes)
+    command = f"python -m slm_jax.convert --source={source} --component={FLAGS.component}"
+    return foundation.Provenance(licence=FLAGS.licence, command=command), loaded.parameters
+
+
+def main(unused: Sequence[str]) -> None:
+    """Writes one component.
+
+    Raises:
+      FileNotFoundError, ValueError: a source does not have it, or not all of it.
+    """
+    folder, source = pathlib.Path(FLAGS.out).expanduser(), pathlib.Path(FLAGS.source[0]).expanduser()
+    is_foreign = len(FLAGS.source) == 1 and (source / CONFIG).is_file()
+    provenance, params = read_foreign_component(FLAGS.source[0]) if is_foreign else read_run_component()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{FLAGS.component}.safetensors"
-    params = trees.stack_layers(mean(trained))
     fingerprint = foundation.export_component(params, path=path, component=FLAGS.component, provenance=provenance)
+    for name in DESCRIPTIONS if is_foreign else ():
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
     print(f"{path}: {sum(trees.count({'': params}).values()):,} parameters, {fingerprint}")
 
 

@@ -1,13 +1,20 @@
 """The command line of convert: a trained component becomes a frozen one that loads again."""
 
+import pathlib
+
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from slm_jax import trees
+from slm_jax.data.tokenizers import TokenizerVocabulary
 from slm_jax.training import bundle
 from slm_jax.weights import foundation, safetensors_io
+from slm_jax.weights.huggingface import components
+
+GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
 
 
 @pytest.fixture
@@ -112,3 +119,36 @@ def test_a_part_of_a_component_is_refused(convert, trained_lm, tmp_path):
 def test_a_source_without_a_bundle_is_named(convert, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no bundle \(.*\) in .*nowhere"):
         convert("lm", source=tmp_path / "nowhere")
+
+
+@pytest.fixture
+def foreign(tmp_path, write_tokenizer):
+    """A tiny Qwen 3 as a Hugging Face folder."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    write_tokenizer(folder)
+    with np.load(GOLDEN / "hf_qwen3.npz", allow_pickle=False) as golden:
+        weights = {name.removeprefix("weights/"): golden[name] for name in golden if name.startswith("weights/")}
+        (folder / "config.json").write_text(str(golden["config"]))
+    safetensors.numpy.save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def test_a_component_of_a_hugging_face_folder_is_described_and_loads_again(convert, foreign):
+    printed = convert("lm", source=foreign)
+    model = components.language_model(convert.out)
+    assert model == components.language_model(foreign)
+    shapes = components.parameter_shapes(model)
+    converted = foundation.load_component(convert.out, component="lm", shapes=shapes)
+    original = foundation.load_component(components.Checkpoint(str(foreign)), component="lm", shapes=shapes)
+    assert_rounded(converted.parameters, original.parameters)
+    assert converted.fingerprint == original.fingerprint
+    assert printed.rstrip().endswith(converted.fingerprint)
+    assert TokenizerVocabulary(str(convert.out)) == TokenizerVocabulary(str(foreign))
+
+
+def test_a_hugging_face_folder_has_no_adapter_and_no_other_model(convert, foreign):
+    with pytest.raises(ValueError, match="may hold the components lm and speech_encoder, not 'adapter'"):
+        convert("adapter", source=foreign)
+    with pytest.raises(ValueError, match="model_type is 'qwen3'; slm_jax knows speech encoders"):
+        convert("speech_encoder", source=foreign)

@@ -120,6 +120,7 @@ def assemble_parameters(
     init_fn: Initialise | None = None,
     allow_random: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
+    place: foundation.Place = foundation.leave_on_host,
 ) -> AssembledParameters:
     """Every parameter of the model, each from the first place in the order that has it.
 
@@ -134,6 +135,7 @@ def assemble_parameters(
       allow_random: paths that may be initialised although they are frozen, or are missing in a component that the
         initial checkpoint holds in part.
       allow_unexpected: paths of the initial checkpoint that may stay unused.
+      place: what is done with a parameter of another program's checkpoint as soon as it is read, given its whole path.
 
     Raises:
       RestoreError: a frozen parameter would be random, a checkpoint does not fit, and so on: all reasons at once.
@@ -153,7 +155,7 @@ def assemble_parameters(
     if initial is not None:
         assembly.add_initial(initial, allow_unexpected)
     for component, source in sources.items():
-        assembly.add_source(component, source, shapes[component])
+        assembly.add_source(component, source, shapes[component], place)
     to_initialise = assembly.decide_rest(initial, can_initialise=init_fn is not None)
     report = assembly.report()
     if report.problems:
@@ -277,13 +279,21 @@ class _Assembly:
         self.problems += [f"{supply.origin}: {line}" for line in lines]
         self._take(found, supply.origin)
 
-    def add_source(self, component: str, source: str | os.PathLike[str], shapes: PyTree) -> None:
+    def add_source(
+        self, component: str, source: str | os.PathLike[str], shapes: PyTree, place: foundation.Place
+    ) -> None:
         prefix = component + trees.SEPARATOR
         own = [path for path in self.expected if path.startswith(prefix)]
         if all(path in self.values for path in own):
             return
         optional = {path.removeprefix(prefix) for path in own if path in self.trainable or path in self.allow_random}
-        loaded = foundation.load_component(source, component=component, shapes=shapes, optional=optional)
+        loaded = foundation.load_component(
+            source,
+            component=component,
+            shapes=shapes,
+            optional=optional,
+            place=lambda path, value: place(prefix + path, value),
+        )
         self._take(trees.flatten({component: loaded.parameters}), str(source))
 
     def add_initialised(self, found: Mapping[str, Any], paths: Collection[str]) -> None:

@@ -221,6 +221,7 @@ class _Run:
             init_fn=restore.initialiser(self.initial_parameters),
             allow_random=training.allow_random,
             allow_unexpected=training.allow_unexpected,
+            place=self.place,
         )
         self.log.say(assembled.report.table())
         self.fingerprints = training.settings_identity() | restore.frozen_fingerprints(
@@ -235,6 +236,11 @@ class _Run:
             return self.fresh_state(trained), frozen, 0
         state = TrainState(step=jnp.asarray(saved.step, jnp.int32), trainable=trained, opt_state=saved.optimizer)
         return jax.device_put(state, self.state_shardings(trained)), frozen, int(saved.data_position["batches"])
+
+    def place(self, path: str, value: np.ndarray) -> jax.Array:
+        """A parameter on the devices that hold it or a part of it."""
+        sharding = trees.flatten(self.shardings)[path]
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
     def initial_parameters(self) -> PyTree:
         """Random parameters of the whole model; called inside jit, where what is not used costs nothing."""

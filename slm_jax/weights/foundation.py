@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -52,8 +52,8 @@ class ForeignCheckpoint(Protocol):
     def __fspath__(self) -> str:
         """Where it is."""
 
-    def read(self, component: str, *, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Mapping[str, np.ndarray]:
-        """The parameters of a component by path, as `shapes` has them."""
+    def read(self, component: str, *, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[tuple[str, np.ndarray]]:
+        """The parameters of a component one by one, with their paths, as `shapes` has them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +143,22 @@ def check_vocabulary(source: str | os.PathLike[str], *, component: str, vocabula
         )
 
 
+Place = Callable[[str, np.ndarray], Any]
+"""Puts a parameter of this path where it will stay, such as on the devices of a mesh, and gives what is there."""
+
+
+def leave_on_host(path: str, value: np.ndarray) -> np.ndarray:
+    """The `Place` of parameters that stay where they are."""
+    return value
+
+
 def load_component(
-    source: str | os.PathLike[str], *, component: str, shapes: PyTree, optional: Collection[str] = ()
+    source: str | os.PathLike[str],
+    *,
+    component: str,
+    shapes: PyTree,
+    optional: Collection[str] = (),
+    place: Place = leave_on_host,
 ) -> Component:
     """The parameters of one component, checked to be complete and unchanged; scanned or unrolled, as `shapes` is.
 
@@ -153,6 +167,8 @@ def load_component(
       component: the component's name, such as 'lm'.
       shapes: nested jax.ShapeDtypeStruct of the component; its dtypes are what the parameters are cast to.
       optional: paths within the component that the file need not hold (parts that are trained anew).
+      place: called with each parameter of a `ForeignCheckpoint` as soon as it is read, and its path within the
+        component: the host then holds one parameter at a time.
 
     Raises:
       FileNotFoundError: the file, the folder or its manifest is not there.
@@ -160,7 +176,11 @@ def load_component(
         is not the one that the manifest describes.
     """
     if isinstance(source, ForeignCheckpoint):
-        nested = trees.unflatten(dict(source.read(component, shapes=trees.flatten(shapes))))
+        placed = {}
+        for name, value in source.read(component, shapes=trees.flatten(shapes)):
+            placed[name] = place(name, value)
+            del value  # before the next one is read
+        nested = trees.unflatten(placed)
         return Component(nested, fingerprints.fingerprint(nested), pathlib.Path(source))
     path = component_path(source, component)
     expected = trees.flatten(shapes)

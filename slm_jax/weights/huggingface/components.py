@@ -1,16 +1,20 @@
 """Components out of Hugging Face folders: the model that config.json describes, and its parameters."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from slm_jax.models.decoder_only import DecoderOnly
 from slm_jax.models.interfaces import SpeechEncoder
 from slm_jax.models.t5 import T5
+from slm_jax.typing import PyTree
 from slm_jax.weights.huggingface import decoders, encoder_decoders, wav2vec2, whisper
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import CONFIG, Folder
@@ -52,6 +56,17 @@ def speech_encoder(folder: str | os.PathLike[str], **settings: Any) -> SpeechEnc
     return _speech_encoder(Folder(folder), **settings)
 
 
+def parameter_shapes(model: nn.Module) -> PyTree:
+    """Shapes of all parameters of a model of this module, nested, without allocating any."""
+    one = functools.partial(jax.ShapeDtypeStruct, (1, 1))
+    arrays: tuple[jax.ShapeDtypeStruct, ...]
+    if isinstance(model, SpeechEncoder):
+        arrays = jax.ShapeDtypeStruct((1, 16_000), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    else:
+        arrays = jax.ShapeDtypeStruct((1, 1, model.width), jnp.float32), one(jnp.bool_), one(jnp.int32)
+    return nn.unbox(jax.eval_shape(model.init, jax.random.key(0), *arrays))["params"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """The source of a component: `run.Training.sources = {'lm': @components.Checkpoint()}`.
@@ -68,8 +83,8 @@ class Checkpoint:
     def __fspath__(self) -> str:
         return self.folder
 
-    def read(self, component: str, *, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-        """The parameters of a component, by path, in the dtypes of `shapes`.
+    def read(self, component: str, *, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[tuple[str, np.ndarray]]:
+        """The parameters of a component, each with its path, in the dtypes of `shapes`; no more than one is held.
 
         Args:
           component: 'lm' or 'speech_encoder'.
@@ -89,10 +104,9 @@ class Checkpoint:
             rows, unused = room.rows(encoder), room.unused(encoder)
         else:
             raise ValueError(f"{self.folder} may hold the components 'lm' and 'speech_encoder', not {component!r}")
-        found = dict(read_parameters(folder, rows, shapes=shapes, unused=unused))
-        for path in TABLES.keys() & found.keys() if self.padding_id else ():
-            found[path] = self._exchange(path, found[path])
-        return found
+        for path, value in read_parameters(folder, rows, shapes=shapes, unused=unused):
+            yield path, self._exchange(path, value) if self.padding_id and path in TABLES else value
+            del value  # before the next one is read
 
     def _exchange(self, path: str, table: np.ndarray) -> np.ndarray:
         """The table with rows (of logits, columns) 0 and padding_id in each other's place."""

@@ -27,9 +27,12 @@ class Folder:
     Args:
       path: the folder.
 
+    Tensors are looked for when they are needed: to describe a model, config.json is enough.
+
     Raises:
-      FileNotFoundError: there is no such folder, or it has no config.json or no safetensors.
-      WeightFileError: config.json or the index is damaged, or a shard is missing, damaged or without its tensors.
+      FileNotFoundError: there is no such folder, or it has no config.json; later, it has no safetensors.
+      WeightFileError: config.json is damaged; later, the index is, or a shard is missing, damaged or without its
+        tensors.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -37,7 +40,10 @@ class Folder:
         if not (self.path / CONFIG).is_file():
             raise FileNotFoundError(f"{path} is not a Hugging Face checkpoint: it has no {CONFIG}")
         self.config: dict[str, Any] = self._read_json(CONFIG)
-        self._files = self._find_tensors()
+
+    @functools.cached_property
+    def _files(self) -> dict[str, pathlib.Path]:
+        return self._find_tensors()
 
     @functools.cached_property
     def layout(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -178,15 +178,15 @@ def test_padding_changes_places_with_a_token(kind, tmp_path):
 
     np.testing.assert_array_equal(scores(exchanged, order[tokens])[..., order], scores(params, tokens))
     with pytest.raises(ValueError, match="padding_id is 11, but .* has 11 tokens"):
-        components.Checkpoint(str(folder), padding_id=11).read("lm", shapes=trees.flatten(shapes_of(model)))
+        dict(components.Checkpoint(str(folder), padding_id=11).read("lm", shapes=trees.flatten(shapes_of(model))))
 
 
 def test_it_is_no_other_component(tmp_path):
     folder = write_folder(read_golden("llama"), tmp_path)
     with pytest.raises(UnsupportedConfigError, match="model_type is 'llama'; slm_jax knows speech encoders"):
-        components.Checkpoint(str(folder)).read("speech_encoder", shapes={})
+        dict(components.Checkpoint(str(folder)).read("speech_encoder", shapes={}))
     with pytest.raises(ValueError, match="'lm' and 'speech_encoder', not 'adapter'"):
-        components.Checkpoint(str(folder)).read("adapter", shapes={})
+        dict(components.Checkpoint(str(folder)).read("adapter", shapes={}))
 
 
 def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):

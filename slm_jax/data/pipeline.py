@@ -325,10 +325,10 @@ class _Reader:
         for task in seqio.get_subtasks(provider):
             if split not in task.splits:
                 raise ValueError(f"Task '{task.name}' has no split '{split}'; it has {sorted(task.splits)}")
-        if use_cached:
-            feature_cache.check_cached(provider)
         if use_cached and "[" in split:
             raise ValueError(f"SeqIO's cache holds whole splits only, not '{split}': read it with use_cached False")
+        if use_cached:
+            feature_cache.check_cached(provider)
         keep_texts = {"copy_pretokenized": True} if isinstance(provider, seqio.Mixture) else {}
         dataset = provider.get_dataset(
             self.lengths,

@@ -93,7 +93,7 @@ def relative_position_bucket(
 
 
 class RelativePositionBias(nn.Module):
-    """T5's learned bias on attention scores, shared by the layers of a stack.
+    """T5's learned bias on attention scores, shared by the layers of a stack or a layer's own.
 
     Attributes:
       num_heads: one bias a head.

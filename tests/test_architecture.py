@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
     "trees": (),
     "models": ("layers", "audio", "trees"),
     "pretraining": ("models", "layers", "audio", "trees"),
-    "weights": ("models", "layers", "trees"),
+    "weights": ("models", "layers", "audio", "trees"),
     "decoding": ("models", "layers", "trees"),
     "data": ("audio",),
     "training": ("models.interfaces", "trees", "weights"),

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -27,6 +27,17 @@ class Arrangement(Protocol):
 
     def __call__(self, tensor: np.ndarray, shape: Shape) -> np.ndarray:
         """The tensor as the parameter."""
+
+
+@runtime_checkable
+class JointArrangement(Protocol):
+    """How a parameter follows from several tensors of a checkpoint."""
+
+    def stored(self, shape: Shape) -> tuple[Shape, ...]:
+        """The shapes there, one a tensor, of a parameter that has `shape` here."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """The tensors, then the shape: the parameter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +96,18 @@ class Row:
 
     Attributes:
       ours: its path; a stack's has 'layers' where an unrolled one has 'layers_0'.
-      theirs: the tensor's name, with {layer} where the number of the layer stands.
-      arrangement: how it lies there.
+      theirs: the tensor's name, with {layer} where the number of the layer stands; or the names of several.
+      arrangement: how it lies there; a JointArrangement if there are several.
     """
 
     ours: str
-    theirs: str
-    arrangement: Arrangement = Same()
+    theirs: str | tuple[str, ...]
+    arrangement: Arrangement | JointArrangement = Same()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors' names, {layer} in them."""
+        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
 
 def read_parameters(
@@ -110,7 +126,7 @@ def read_parameters(
       unused: regular expressions for tensors that may stay behind.
 
     Raises:
-      WeightFileError: tensors or rows are missing, unexpected or of another shape; all are listed.
+      WeightFileError: tensors or rows are missing, unexpected, of another shape or integers; all are listed.
     """
     by_path = {row.ours: row for row in rows}
     places = {path: _sources(path, shape.shape, by_path) for path, shape in shapes.items()}
@@ -118,7 +134,10 @@ def read_parameters(
     if unknown:
         raise WeightFileError(f"{folder.path}: the table has no row for {enumerate_names(unknown)}")
     needed = {
-        source.name: jax.ShapeDtypeStruct(source.stored, np.float32) for each in places.values() for source in each
+        name: jax.ShapeDtypeStruct(stored, np.float32)
+        for sources in places.values()
+        for source in sources
+        for name, stored in source.stored.items()
     }
     left = [name for name in folder.layout if not any(re.fullmatch(pattern, name) for pattern in unused)]
     problems = layout_problems(
@@ -128,40 +147,49 @@ def read_parameters(
         raise WeightFileError(
             f"{folder.path} does not fit the model that its config.json describes:\n  " + "\n  ".join(problems)
         )
+    if integers := sorted(name for name in needed if folder.layout[name].dtype.kind == "i"):
+        raise WeightFileError(f"{folder.path} has integers where weights should be: {enumerate_names(integers)}")
     for path, sources in places.items():
         yield path, _read(folder, sources, shapes[path])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A tensor, and what it becomes: a parameter, or one layer of it."""
+    """The tensors of a row, and what they become: a parameter, or one layer of it."""
 
-    name: str
+    row: Row
+    layer: str
     shape: Shape
-    arrangement: Arrangement
 
     @property
-    def stored(self) -> Shape:
-        return self.arrangement.stored(self.shape)
+    def names(self) -> list[str]:
+        return [name.replace(LAYER, self.layer) for name in self.row.names]
+
+    @property
+    def stored(self) -> dict[str, Shape]:
+        shapes: Any = self.row.arrangement.stored(self.shape)
+        return dict(zip(self.names, [shapes] if isinstance(self.row.theirs, str) else shapes, strict=True))
+
+    def read(self, folder: Folder) -> np.ndarray:
+        arrange: Any = self.row.arrangement  # of one tensor, or of several
+        return arrange(*(folder.read(name) for name in self.names), self.shape)
 
 
 def _sources(path: str, shape: Shape, rows: Mapping[str, Row]) -> list[_Source]:
-    """The tensors of a parameter: one, or one for each layer of a scanned stack; none if no row has it."""
+    """Where a parameter comes from: one source, or one for each layer of a scanned stack; none if no row has it."""
     row = rows.get(re.sub(r"(^|/)layers_\d+/", r"\1layers/", path))
     if row is None:
         return []
     number = re.search(r"(?:^|/)layers_(\d+)/", path)
-    if LAYER not in row.theirs or number:
-        name = row.theirs.replace(LAYER, number[1] if number else "")
-        return [_Source(name, shape, row.arrangement)]
-    return [_Source(row.theirs.replace(LAYER, str(i)), shape[1:], row.arrangement) for i in range(shape[0])]
+    if number or not any(LAYER in name for name in row.names):
+        return [_Source(row, number[1] if number else "", shape)]
+    return [_Source(row, str(i), shape[1:]) for i in range(shape[0])]
 
 
 def _read(folder: Folder, sources: Sequence[_Source], wanted: jax.ShapeDtypeStruct) -> np.ndarray:
     if len(sources) == 1 and sources[0].shape == wanted.shape:
-        (source,) = sources
-        return np.ascontiguousarray(source.arrangement(folder.read(source.name), source.shape), wanted.dtype)
+        return np.ascontiguousarray(sources[0].read(folder), wanted.dtype)
     stacked = np.empty(wanted.shape, wanted.dtype)
     for layer, source in zip(stacked, sources, strict=True):
-        layer[...] = source.arrangement(folder.read(source.name), source.shape)
+        layer[...] = source.read(folder)
     return stacked

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slm_jax.audio.frames import overlapping_frames
 from slm_jax.typing import Array, Bool, Float, Int
 
 LOUD_RANGE_DB = 40.0
@@ -21,6 +22,8 @@ class MelScale(enum.Enum):
     """2595 log10(1 + f / 700); every filter peaks at 1 (HTK book; TensorFlow)."""
     SLANEY = "slaney"
     """Linear below 1 kHz, logarithmic above; filters of equal area (Auditory Toolbox; librosa's default)."""
+    KALDI = "kaldi"
+    """HTK's pitch; filters are triangles on its scale, while the others are triangles in Hz (Kaldi)."""
 
 
 class Normalization(enum.Enum):
@@ -39,7 +42,7 @@ class Normalization(enum.Enum):
 def hz_to_mel(hz: np.ndarray | float, scale: MelScale) -> np.ndarray:
     """Pitch of frequencies in Hz."""
     hz = np.asarray(hz, np.float64)
-    if scale is MelScale.HTK:
+    if scale is not MelScale.SLANEY:
         return np.asarray(2595.0 * np.log10(1.0 + hz / 700.0))
     return np.where(hz < 1000.0, hz * 3 / 200, 15.0 + np.log(np.maximum(hz, 1000.0) / 1000.0) * 27 / np.log(6.4))
 
@@ -47,7 +50,7 @@ def hz_to_mel(hz: np.ndarray | float, scale: MelScale) -> np.ndarray:
 def mel_to_hz(mel: np.ndarray | float, scale: MelScale) -> np.ndarray:
     """Inverse of `hz_to_mel`."""
     mel = np.asarray(mel, np.float64)
-    if scale is MelScale.HTK:
+    if scale is not MelScale.SLANEY:
         return np.asarray(700.0 * (10.0 ** (mel / 2595.0) - 1.0))
     return np.where(mel < 15.0, mel * 200 / 3, 1000.0 * np.exp((np.maximum(mel, 15.0) - 15.0) * np.log(6.4) / 27))
 
@@ -63,8 +66,12 @@ def mel_filters(
     """
     if not 0 <= low_hz < high_hz <= sample_rate / 2:
         raise ValueError(f"mel band {low_hz} .. {high_hz} Hz is not within 0 .. {sample_rate / 2} Hz")
-    edges = mel_to_hz(np.linspace(hz_to_mel(low_hz, scale), hz_to_mel(high_hz, scale), num_mels + 2), scale)
+    edges = np.linspace(hz_to_mel(low_hz, scale), hz_to_mel(high_hz, scale), num_mels + 2)
     bins = np.arange(fft_length // 2 + 1)[:, None] * sample_rate / fft_length
+    if scale is MelScale.KALDI:
+        bins = hz_to_mel(bins, scale)
+    else:
+        edges = mel_to_hz(edges, scale)
     left, center, right = edges[:-2], edges[1:-1], edges[2:]
     filters = np.maximum(0.0, np.minimum((bins - left) / (center - left), (right - bins) / (right - center)))
     empty = np.flatnonzero(filters.sum(0) == 0)
@@ -190,14 +197,11 @@ class LogMel:
         return jnp.where(real, self._normalize(log_mel, real), 0), frame_length
 
     def frames(self, speech: Float[Array, "B N"]) -> Float[Array, "B T W"]:
-        """Overlapping frames out of shifted blocks of a hop: reshapes and slices only, no gather."""
-        batch, hop = speech.shape[0], self.hop_samples
-        num_frames, blocks = self.output_length(speech.shape[1]), -(-self.frame_samples // hop)
-        total = (num_frames + blocks - 1) * hop
-        speech = jnp.pad(speech, ((0, 0), (0, total - speech.shape[1]))).reshape(batch, -1, hop)
-        shifted = [speech[:, i : i + num_frames] for i in range(blocks)]
-        shifted[-1] = shifted[-1][..., : self.frame_samples - (blocks - 1) * hop]
-        return jnp.concatenate(shifted, axis=-1)
+        """Overlapping frames, one every hop."""
+        num_frames = self.output_length(speech.shape[1])
+        return overlapping_frames(
+            speech, num_frames=num_frames, frame_samples=self.frame_samples, hop_samples=self.hop_samples
+        )
 
     def mel_energies(self, frames: Float[Array, "B T W"]) -> Float[Array, "B T F"]:
         """The mel filters' share of the frames' power spectra."""

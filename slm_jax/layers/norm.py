@@ -1,4 +1,4 @@
-"""Normalisation over the last axis, computed in float32."""
+"""Normalisation of features, computed in float32."""
 
 import flax.linen as nn
 import jax
@@ -51,3 +51,19 @@ class LayerNorm(nn.Module):
         if self.use_bias:
             normed += self.param("bias", nn.with_logical_partitioning(zeros, ("embed",)), (x.shape[-1],), jnp.float32)
         return normed.astype(self.dtype)
+
+
+class FixedBatchNorm(nn.Module):
+    """x * scale + bias: BatchNorm (arXiv 1502.03167) whose mean and variance are those of its training.
+
+    scale = weight / sqrt(variance + epsilon) and bias = offset - mean * scale of what was trained.
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+        ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+        scale = self.param("scale", nn.with_logical_partitioning(ones, ("embed",)), (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.with_logical_partitioning(zeros, ("embed",)), (x.shape[-1],), jnp.float32)
+        return (x.astype(jnp.float32) * scale + bias).astype(self.dtype)

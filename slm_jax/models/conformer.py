@@ -1,6 +1,6 @@
 """The Conformer speech encoder of USM (arXiv 2303.01037, blocks of arXiv 2005.08100) with an optional CTC head."""
 
-import enum
+import functools
 
 import flax.linen as nn
 import jax
@@ -8,85 +8,21 @@ import jax.numpy as jnp
 
 from slm_jax.audio.log_mel import LogMel
 from slm_jax.audio.spec_augment import SpecAugment
-from slm_jax.layers.attention import KeyValue, dot_product_attention, heads_first
-from slm_jax.layers.dense import Dense, lecun_normal, small_normal
+from slm_jax.layers.dense import Dense, lecun_normal
 from slm_jax.layers.enums import resolve_enums
-from slm_jax.layers.masks import key_mask, length_mask, zero_padding
+from slm_jax.layers.masks import length_mask, zero_padding
 from slm_jax.layers.norm import LayerNorm
 from slm_jax.layers.stack import Remat, apply_stack
+from slm_jax.models.conformer_blocks import (
+    BlockNorm,
+    ConformerBlock,
+    ConvModule,
+    FeedForward,
+    RelativeAttention,
+    distance_encoding,
+)
 from slm_jax.models.interfaces import EncoderOutput
 from slm_jax.typing import Array, Bool, DTypeLike, Float, Int
-
-
-class BlockNorm(enum.Enum):
-    """What closes a block."""
-
-    LAYER = "layer"
-    """LayerNorm, as in the Conformer's paper."""
-    NONE = "none"
-    """Nothing, as in pre-norm transformers; learns many times sooner from little data (docs/log.md)."""
-
-
-def relative_shift(scores: Float[Array, "B H Q R"]) -> Float[Array, "B H Q Q"]:
-    """From columns by distance to columns by key, for R = 2 Q - 1 (arXiv 1901.02860, appendix B).
-
-    Column r of the input is the distance query - key = Q - 1 - r; with Q = 3 and distances written out:
-
-        [2 1 0 -1 -2]    [0 -1 -2]
-        [2 1 0 -1 -2] -> [1  0 -1]
-        [2 1 0 -1 -2]    [2  1  0]
-    """
-    batch, heads, size, distances = scores.shape
-    padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (0, 1))).reshape(batch, heads, -1)
-    # A row is now 2 Q long; reading it as rows of 2 Q - 1 from element Q - 1 moves each row one further to the left.
-    start = size - 1
-    shifted = padded[..., start : start + size * distances].reshape(batch, heads, size, distances)
-    return shifted[..., :size]
-
-
-def distance_encoding(size: int, width: int) -> Float[Array, "R D"]:
-    """Sines, then cosines, of the distances size - 1, ..., 0, ..., 1 - size (R = 2 size - 1; arXiv 1901.02860)."""
-    distance = jnp.arange(size - 1, -size, -1, dtype=jnp.float32)
-    frequency = 10000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    angle = distance[:, None] * frequency
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)[:, :width]
-
-
-class RelativeAttention(nn.Module):
-    """Self-attention with Transformer-XL's relative positions (arXiv 1901.02860, section 3.3).
-
-    score(i, j) = ((q_i + u) . k_j + (q_i + v) . W_r r_(i-j)) / sqrt(head width)
-
-    Attributes:
-      num_heads: heads; they share the width equally.
-    """
-
-    num_heads: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"], distances: Float[Array, "R D"]
-    ) -> Float[Array, "B S D"]:
-        heads, head_dim = self.num_heads, x.shape[-1] // self.num_heads
-
-        def project(name: str) -> Dense:
-            return Dense((heads, head_dim), ("embed", "heads", "kv"), dtype=self.dtype, name=name)
-
-        def offset(name: str) -> jax.Array:
-            init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("heads", "kv"))
-            return self.param(name, init, (heads, head_dim), jnp.float32).astype(self.dtype)
-
-        query = project("query")(x)
-        relative = project("relative")(distances)
-        by_distance = jnp.einsum("bqhd,rhd->bhqr", query + offset("position_bias"), relative)
-        bias = relative_shift(by_distance) * head_dim**-0.5
-        content = (query + offset("content_bias")) * head_dim**-0.5
-        keys = KeyValue(heads_first(project("key")(x)), heads_first(project("value")(x)))
-        mixed = dot_product_attention(content, *keys, mask=key_mask(mask), bias=bias)
-        mixed = nn.with_logical_constraint(mixed, ("batch", "frames", "heads", "kv"))
-        out = Dense((x.shape[-1],), ("heads", "kv", "embed"), kernel_init=small_normal, dtype=self.dtype, name="out")
-        return out(mixed)
 
 
 class ChunkedAttention(nn.Module):
@@ -114,115 +50,6 @@ class ChunkedAttention(nn.Module):
         x = jnp.pad(x, ((0, 0), (0, padding), (0, 0))).reshape(-1, chunk, width)
         mask = jnp.pad(mask, ((0, 0), (0, padding))).reshape(-1, chunk)
         return attention(x, mask, distances).reshape(batch, -1, width)[:, :size]
-
-
-class FeedForward(nn.Module):
-    """Normalisation, expansion, swish, contraction (arXiv 2005.08100, section 2.3).
-
-    Attributes:
-      multiplier: inner width over outer width.
-    """
-
-    multiplier: int
-    dropout_rate: float = 0.0
-    deterministic: bool = True
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        width = x.shape[-1]
-        x = LayerNorm(dtype=self.dtype, name="norm")(x)
-        x = Dense((width * self.multiplier,), ("embed", "mlp"), use_bias=True, dtype=self.dtype, name="expand")(x)
-        x = nn.with_logical_constraint(nn.swish(x), ("batch", "frames", "mlp"))
-        x = nn.Dropout(self.dropout_rate, deterministic=self.deterministic)(x)
-        contract = Dense(
-            (width,), ("mlp", "embed"), use_bias=True, kernel_init=small_normal, dtype=self.dtype, name="contract"
-        )
-        return contract(x)
-
-
-class DepthwiseConv(nn.Module):
-    """One filter a channel along time, centred, with zeros beyond the ends.
-
-    A sum of shifted products: XLA fuses it into one pass over memory, while its grouped convolution is slow on CPU.
-
-    Attributes:
-      kernel_size: frames under the filter; odd.
-    """
-
-    kernel_size: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        init = nn.with_logical_partitioning(lecun_normal, ("conv_window", "embed"))
-        kernel = self.param("kernel", init, (self.kernel_size, x.shape[-1]), jnp.float32).astype(self.dtype)
-        reach = self.kernel_size // 2
-        padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
-        return sum(padded[:, i : i + x.shape[1]] * kernel[i] for i in range(self.kernel_size))
-
-
-class ConvModule(nn.Module):
-    """Gated linear unit, depthwise convolution, normalisation, swish (arXiv 2005.08100, section 2.2).
-
-    LayerNorm stands where the paper has BatchNorm, so that an utterance never depends on its batch.
-
-    Attributes:
-      kernel_size: frames under the depthwise filter; odd.
-    """
-
-    kernel_size: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
-        width = x.shape[-1]
-        x = LayerNorm(dtype=self.dtype, name="norm")(x)
-        values = Dense((width,), ("embed", "mlp"), use_bias=True, dtype=self.dtype, name="values")(x)
-        gate = Dense((width,), ("embed", "mlp"), use_bias=True, dtype=self.dtype, name="gate")(x)
-        x = zero_padding(values * nn.sigmoid(gate), mask)
-        x = DepthwiseConv(kernel_size=self.kernel_size, dtype=self.dtype, name="depthwise")(x)
-        x = nn.swish(LayerNorm(dtype=self.dtype, name="depthwise_norm")(x))
-        out = Dense((width,), ("mlp", "embed"), use_bias=True, kernel_init=small_normal, dtype=self.dtype, name="out")
-        return out(x)
-
-
-class ConformerBlock(nn.Module):
-    """Half a feed-forward, attention, convolution, half a feed-forward, `block_norm` (arXiv 2005.08100, figure 1)."""
-
-    num_heads: int
-    ff_multiplier: int
-    conv_kernel: int
-    block_norm: BlockNorm
-    dropout_rate: float
-    deterministic: bool
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B S D"], per_layer: None, mask: Bool[Array, "B S"], distances: Float[Array, "R D"]
-    ) -> tuple[Float[Array, "B S D"], None]:
-        dropout = nn.Dropout(self.dropout_rate, deterministic=self.deterministic)
-
-        def feed_forward(name: str) -> FeedForward:
-            return FeedForward(
-                multiplier=self.ff_multiplier,
-                dropout_rate=self.dropout_rate,
-                deterministic=self.deterministic,
-                dtype=self.dtype,
-                name=name,
-            )
-
-        x = x + 0.5 * dropout(feed_forward("first_feed_forward")(x))
-        attended = ChunkedAttention(num_heads=self.num_heads, dtype=self.dtype, name="self_attention")(
-            LayerNorm(dtype=self.dtype, name="attention_norm")(x), mask, distances
-        )
-        x = x + dropout(attended)
-        x = x + dropout(ConvModule(kernel_size=self.conv_kernel, dtype=self.dtype, name="convolution")(x, mask))
-        x = x + 0.5 * dropout(feed_forward("second_feed_forward")(x))
-        if self.block_norm is BlockNorm.LAYER:
-            x = LayerNorm(dtype=self.dtype, name="norm")(x)
-        return nn.with_logical_constraint(zero_padding(x, mask), ("batch", "frames", "embed")), None
 
 
 class Subsampling(nn.Module):
@@ -361,9 +188,15 @@ class Conformer(nn.Module):
             num_layers=self.num_layers,
             scan=self.scan_layers,
             remat=self.remat,
-            num_heads=self.num_heads,
-            ff_multiplier=self.ff_multiplier,
-            conv_kernel=self.conv_kernel,
+            attention=functools.partial(ChunkedAttention, num_heads=self.num_heads, dtype=self.dtype),
+            feed_forward=functools.partial(
+                FeedForward,
+                ff_width=self.width * self.ff_multiplier,
+                dropout_rate=self.dropout_rate,
+                deterministic=deterministic,
+                dtype=self.dtype,
+            ),
+            convolution=functools.partial(ConvModule, kernel_size=self.conv_kernel, dtype=self.dtype),
             block_norm=self.block_norm,
             dropout_rate=self.dropout_rate,
             deterministic=deterministic,

@@ -14,15 +14,8 @@ from slm_jax.audio.spec_augment import SpecAugment
 from slm_jax.layers.attention import dot_product_attention
 from slm_jax.layers.masks import chunk_mask, key_mask
 from slm_jax.layers.stack import Remat
-from slm_jax.models.conformer import (
-    ChunkedAttention,
-    Conformer,
-    DepthwiseConv,
-    RelativeAttention,
-    Subsampling,
-    distance_encoding,
-    relative_shift,
-)
+from slm_jax.models.conformer import ChunkedAttention, Conformer, Subsampling
+from slm_jax.models.conformer_blocks import DepthwiseConv, RelativeAttention, distance_encoding, relative_shift
 
 CONFIG = dict(
     num_layers=2,

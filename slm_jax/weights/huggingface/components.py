@@ -15,14 +15,14 @@ from slm_jax.models.decoder_only import DecoderOnly
 from slm_jax.models.interfaces import SpeechEncoder
 from slm_jax.models.t5 import T5
 from slm_jax.typing import PyTree
-from slm_jax.weights.huggingface import decoders, encoder_decoders, wav2vec2, whisper
+from slm_jax.weights.huggingface import decoders, encoder_decoders, fast_conformer, w2v_bert, wav2vec2, whisper
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import CONFIG, Folder
 from slm_jax.weights.huggingface.tables import read_parameters
 
 LANGUAGE_MODELS = {kind: room for room in (decoders, encoder_decoders) for kind in room.FAMILIES}
 """The module that knows a language model, by the model_type of its config.json."""
-SPEECH_ENCODERS = {kind: room for room in (wav2vec2, whisper) for kind in room.FAMILIES}
+SPEECH_ENCODERS = {kind: room for room in (fast_conformer, w2v_bert, wav2vec2, whisper) for kind in room.FAMILIES}
 """The module that knows a speech encoder, by the model_type of its config.json."""
 TABLES = {"token_embedder/embedding": 0, "logits_dense/kernel": 1}
 """Parameters of language models with a row or column a token, and which axis that is."""

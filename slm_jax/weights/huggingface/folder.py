@@ -17,8 +17,13 @@ CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES: Mapping[str, np.dtype] = {**safetensors_io.DTYPES, "F16": np.dtype(np.float16)}
-"""What a tensor may be stored as."""
+PROCESSOR = "processor_config.json"
+DTYPES: Mapping[str, np.dtype] = {
+    **safetensors_io.DTYPES,
+    "F16": np.dtype(np.float16),
+    "I64": np.dtype(np.int64),
+}
+"""What a tensor may be stored as; integers are positions and counters of training, which tables leave behind."""
 
 
 class Folder:
@@ -56,14 +61,20 @@ class Folder:
 
     @functools.cached_property
     def preprocessor(self) -> dict[str, Any]:
-        """The settings of a speech encoder's front end.
+        """The settings of a speech encoder's front end; a processor that has a tokenizer too keeps them within its own.
 
         Raises:
           FileNotFoundError: the folder has none.
         """
-        if not (self.path / PREPROCESSOR).is_file():
-            raise FileNotFoundError(f"{self.path} has no {PREPROCESSOR}, which tells how the encoder hears")
-        return self._read_json(PREPROCESSOR)
+        if (self.path / PREPROCESSOR).is_file():
+            return self._read_json(PREPROCESSOR)
+        processor = self._read_json(PROCESSOR) if (self.path / PROCESSOR).is_file() else {}
+        if not isinstance(processor.get("feature_extractor"), dict):
+            raise FileNotFoundError(
+                f"{self.path} has neither {PREPROCESSOR} nor a feature_extractor in {PROCESSOR}, which tell how the"
+                " encoder hears"
+            )
+        return processor["feature_extractor"]
 
     def read(self, name: str) -> np.ndarray:
         """One tensor as it is stored; the file is mapped into memory, so nothing else is read."""

@@ -158,7 +158,8 @@ def read_parameters(
       unused: regular expressions for tensors that may stay behind.
 
     Raises:
-      WeightFileError: tensors or rows are missing, unexpected or of another shape; all are listed. Or copies differ.
+      WeightFileError: tensors or rows are missing, unexpected, of another shape or integers; all are listed. Or copies
+        differ.
     """
     unused = [*unused, *(re.escape(name) for row in rows for name in (*row.names, *row.copies) if row.copies)]
     by_path: dict[str, list[Row]] = {}
@@ -182,6 +183,8 @@ def read_parameters(
         raise WeightFileError(
             f"{folder.path} does not fit the model that its config.json describes:\n  " + "\n  ".join(problems)
         )
+    if integers := sorted(name for name in needed if folder.layout[name].dtype.kind == "i"):
+        raise WeightFileError(f"{folder.path} has integers where weights should be: {enumerate_names(integers)}")
     for path, sources in places.items():
         yield path, _read(folder, sources, shapes[path])
 

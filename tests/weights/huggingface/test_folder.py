@@ -90,5 +90,15 @@ def test_promised_tensors_have_to_be_there(sharded):
 
 def test_a_wrong_dtype_is_named(folder):
     safetensors.numpy.save_file({"quantized": np.zeros(3, np.int8)}, folder / "model.safetensors")
-    with pytest.raises(WeightFileError, match=r"tensors that are not BF16 or F32 or F16: quantized \(I8\)"):
+    with pytest.raises(WeightFileError, match=r"tensors that are not BF16 or F32 or F16 or I64: quantized \(I8\)"):
         _ = Folder(folder).layout
+
+
+def test_settings_of_the_front_end_are_those_of_the_preprocessor_or_within_the_processor(folder):
+    safetensors.numpy.save_file(TENSORS, folder / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"neither preprocessor_config\.json nor a feature_extractor in proc"):
+        _ = Folder(folder).preprocessor
+    (folder / "processor_config.json").write_text('{"feature_extractor": {"feature_size": 80}, "tokenizer": {}}')
+    assert Folder(folder).preprocessor == {"feature_size": 80}
+    (folder / "preprocessor_config.json").write_text('{"feature_size": 128}')
+    assert Folder(folder).preprocessor == {"feature_size": 128}

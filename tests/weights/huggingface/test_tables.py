@@ -1,5 +1,7 @@
 """How tensors become parameters, and what happens where the two do not match."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -187,3 +189,44 @@ def test_copies_have_to_be_equal_and_one_of_them_there(tmp_path):
         read(tmp_path, TENSORS | {"norm.gamma": np.ones(2, np.float16)}, rows)
     with pytest.raises(WeightFileError, match=r"missing \(1\): norm\.weight"):
         read(tmp_path, {name: tensor for name, tensor in TENSORS.items() if name != "norm.weight"}, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quotient:
+    """One tensor by another, a number."""
+
+    def parts(self, shape):
+        return shape, (1,)
+
+    def combine(self, tensors, shape):
+        dividend, divisor = tensors
+        return dividend / divisor
+
+
+QUOTIENT = [Row("layers/scale", ("blocks.{layer}.weight", "blocks.{layer}.size"), Quotient())]
+PAIRS = {f"blocks.{i}.weight": np.full(2, 6, np.float32) for i in range(2)} | {
+    f"blocks.{i}.size": np.full(1, i + 1, np.float32) for i in range(2)
+}
+
+
+def test_a_parameter_may_follow_from_several_tensors(tmp_path):
+    found = read(tmp_path, PAIRS, QUOTIENT, {"layers/scale": (2, 2)})
+    np.testing.assert_array_equal(found["layers/scale"], [[6, 6], [3, 3]])
+    unrolled = read(tmp_path, PAIRS, QUOTIENT, {"layers_0/scale": (2,), "layers_1/scale": (2,)})
+    np.testing.assert_array_equal(unrolled["layers_1/scale"], [3, 3])
+
+
+def test_all_of_several_tensors_are_needed(tmp_path):
+    tensors = {name: value for name, value in PAIRS.items() if name != "blocks.1.size"}
+    tensors["blocks.0.size"] = np.ones(2, np.float32)
+    with pytest.raises(WeightFileError, match="does not fit") as failure:
+        read(tmp_path, tensors, QUOTIENT, {"layers/scale": (2, 2)})
+    message = str(failure.value)
+    assert "missing (1): blocks.1.size" in message and "wrong shape (1): blocks.0.size is (2,), needs (1,)" in message
+
+
+def test_integers_may_stay_behind_and_are_no_weights(tmp_path):
+    counter = {"steps": np.zeros((), np.int64)}
+    assert read(tmp_path, TENSORS | counter, unused=["steps"]).keys() == SHAPES.keys()
+    with pytest.raises(WeightFileError, match=r"integers where weights should be: norm\.weight"):
+        read(tmp_path, TENSORS | {"norm.weight": np.zeros(2, np.int64)})

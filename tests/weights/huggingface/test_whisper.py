@@ -162,7 +162,7 @@ def test_what_is_not_computed_is_refused_by_name(changes, message, tmp_path):
 def test_a_folder_without_a_front_end_is_refused(tmp_path):
     folder = write_folder(read_golden(), tmp_path)
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no preprocessor_config\.json, which tells how the encoder hears"):
+    with pytest.raises(FileNotFoundError, match=r"has neither preprocessor_config\.json nor a feature_extractor"):
         components.speech_encoder(folder)
 
 

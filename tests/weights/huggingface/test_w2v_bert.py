@@ -1,0 +1,223 @@
+"""Parity of w2v-BERT 2.0 with transformers, from waveforms to CTC scores: tiny models, kept as golden files.
+
+The files in tests/golden hold config.json, preprocessor_config.json, weights and what transformers computes of
+`waveforms`. With torch and transformers the same models are built anew:
+
+    SLM_JAX_UPDATE_GOLDEN=1 python -m pytest tests/weights/huggingface/test_w2v_bert.py    # writes the files again
+"""
+
+import json
+import os
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from slm_jax import trees
+from slm_jax.models.w2v_bert import LengthAdapter
+from slm_jax.weights.huggingface import w2v_bert
+from slm_jax.weights.huggingface.fields import UnsupportedConfigError
+from slm_jax.weights.huggingface.folder import Folder
+from slm_jax.weights.huggingface.tables import read_parameters
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
+LENGTHS = (4720, 3450)
+SIZES = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12)
+SIZES |= dict(feature_projection_input_dim=16, conv_depthwise_kernel_size=5)
+SIZES |= dict(left_max_position_embeddings=4, right_max_position_embeddings=2)
+ADAPTER = dict(add_adapter=True, num_adapter_layers=2, output_hidden_size=6)
+CONFIGS = {"bare": SIZES, "ctc": SIZES | ADAPTER | dict(vocab_size=6, pad_token_id=2)}
+
+
+def waveforms():
+    """A voice of changing pitch and a hiss, which take turns as vowels and consonants do, twice."""
+    rng, time = np.random.default_rng(0), np.arange(max(LENGTHS)) / 16000
+    phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 3 * time)) / 16000
+    voice = sum(np.sin(k * phase) / k**1.5 for k in range(1, 30)) * 10 ** (np.sin(2 * np.pi * 7 * time) - 1)
+    hiss = rng.normal(size=len(time)) * 10 ** (np.sin(2 * np.pi * 11 * time + 2) - 1)
+    return [(0.2 * voice[:n] + 0.05 * hiss[:n]).astype(np.float32) for n in LENGTHS]
+
+
+def random_values(name, tensor):
+    """Values that let what is heard through to the end: scales near 1, maps that keep the size of what they map."""
+    import torch
+
+    noise = torch.randn(tensor.shape)
+    if "running_var" in name:
+        return noise.abs() + 0.5
+    if tensor.ndim > 1:
+        return 1.5 * noise / tensor[0].numel() ** 0.5
+    return 0.3 * noise + ("norm" in name and name.endswith("weight"))
+
+
+def make_golden(kind):
+    """config.json, preprocessor_config.json, weights by their names, features, frames and scores.
+
+    The blocks are given the padded batch and its mask. The length adapter of transformers lets what is computed of
+    padding into the last frame of a stride, so that it is given each utterance by itself.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2BertConfig(**CONFIGS[kind], attn_implementation="eager")
+    model = (transformers.Wav2Vec2BertModel if kind == "bare" else transformers.Wav2Vec2BertForCTC)(config).eval()
+    hear = transformers.SeamlessM4TFeatureExtractor(feature_size=8, num_mel_bins=8)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(random_values(name, tensor))
+        heard = hear(waveforms(), sampling_rate=16000, return_tensors="pt")
+        outputs = dict(features=heard["input_features"], feature_mask=heard["attention_mask"])
+        if kind == "bare":
+            outputs["frames"] = model(**heard).last_hidden_state
+        else:
+            for row, length in enumerate(heard["attention_mask"].sum(1).tolist()):
+                alone = heard["input_features"][row : row + 1, :length]
+                outputs[f"frames_{row}"] = model.wav2vec2_bert(alone).last_hidden_state[0]
+                outputs[f"scores_{row}"] = model(alone).logits[0]
+    weights = {f"weights/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
+    written = json.loads(config.to_json_string()) | dict(architectures=[type(model).__name__])
+    texts = dict(config=written, preprocessor=hear.to_dict())
+    return (
+        weights
+        | {name: tensor.numpy() for name, tensor in outputs.items()}
+        | {name: np.array(json.dumps(text, sort_keys=True)) for name, text in texts.items()}
+    )
+
+
+def read_golden(kind):
+    with np.load(GOLDEN / f"hf_w2v_bert_{kind}.npz", allow_pickle=False) as golden:
+        return dict(golden)
+
+
+def write_folder(golden, folder, *, preprocessor=None, **changes):
+    """The checkpoint, as save_pretrained would write it; a change of None takes a field away."""
+    weights = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
+    safetensors.numpy.save_file(weights, folder / "model.safetensors")
+    for name, changed in (("config", changes), ("preprocessor", preprocessor or {})):
+        fields = json.loads(str(golden[name])) | changed
+        fields = {field: value for field, value in fields.items() if value is not None}
+        file = "config.json" if name == "config" else "preprocessor_config.json"
+        (folder / file).write_text(json.dumps(fields))
+    return folder
+
+
+def load(folder, **settings):
+    """The model of a folder, and its parameters."""
+    folder = Folder(folder)
+    model = w2v_bert.model_of(folder.config, folder.preprocessor, where="config.json", **settings)
+    speech, length = jnp.zeros((1, 3200)), jnp.array([3200])
+    shapes = trees.flatten(nn.unbox(jax.eval_shape(model.init, jax.random.key(0), speech, length))["params"])
+    table, unused = w2v_bert.rows(model), w2v_bert.unused(model)
+    return model, trees.unflatten(dict(read_parameters(folder, table, shapes=shapes, unused=unused)))
+
+
+def padded():
+    """The waveforms as a batch with garbage beyond their ends."""
+    size = max(LENGTHS) + 700
+    batch = [np.concatenate([x, np.full(size - len(x), 7.0, np.float32)]) for x in waveforms()]
+    return jnp.asarray(np.stack(batch)), jnp.array(LENGTHS)
+
+
+def assert_parity(golden, folder, **settings):
+    model, params = load(folder, **settings)
+    features, length = model.front_end(*padded())
+    real = golden["feature_mask"].astype(bool)
+    assert length.tolist() == real.sum(1).tolist()
+    np.testing.assert_allclose(features[:, : real.shape[1]][real], golden["features"][real], atol=1e-4)
+
+    output = jax.jit(lambda params: model.apply({"params": params}, *padded()))(params)
+    assert not np.any(output.embeddings[~output.mask])
+    if "frames" in golden:
+        assert np.array_equal(output.mask[:, : real.shape[1]], real) and output.ctc_logits is None
+        np.testing.assert_allclose(output.embeddings[output.mask], golden["frames"][real], atol=1e-4)
+        return
+    for row, mask in enumerate(output.mask):
+        np.testing.assert_allclose(output.embeddings[row][mask], golden[f"frames_{row}"], atol=1e-4)
+        scores = golden[f"scores_{row}"][:, [0, 1, 3, 4, 5, 2]]  # the blank, pad_token_id, last
+        np.testing.assert_allclose(output.ctc_logits[row][mask], scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_parity_with_the_golden_file(kind, scan_layers, tmp_path):
+    golden = read_golden(kind)
+    assert_parity(golden, write_folder(golden, tmp_path), scan_layers=scan_layers)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_parity_with_transformers(kind, tmp_path):
+    golden = make_golden(kind)
+    if os.environ.get("SLM_JAX_UPDATE_GOLDEN"):
+        np.savez_compressed(GOLDEN / f"hf_w2v_bert_{kind}.npz", **golden)
+    assert_parity(golden, write_folder(golden, tmp_path))
+
+
+def test_what_hides_frames_in_training_may_be_missing(tmp_path):
+    golden = read_golden("bare")
+    del golden["weights/masked_spec_embed"]
+    load(write_folder(golden, tmp_path))
+
+
+def test_settings_reach_the_length_adapter(tmp_path):
+    folder = Folder(write_folder(read_golden("ctc"), tmp_path))
+    model = w2v_bert.model_of(folder.config, folder.preprocessor, where="config.json", dtype=jnp.bfloat16)
+    adapter = dict(num_layers=2, width=6, num_heads=2, ff_width=12, kernel_size=3, stride=2)
+    assert model.length_adapter == LengthAdapter(**adapter, dtype=jnp.bfloat16)
+    assert (model.ctc_vocab_size, model.ctc_blank, model.front_end.num_mels) == (5, 2, 8)
+
+
+def test_a_blank_that_is_last_stays_there(tmp_path):
+    folder = Folder(write_folder(read_golden("ctc"), tmp_path, pad_token_id=5))
+    assert w2v_bert.model_of(folder.config, folder.preprocessor, where="config.json").ctc_blank is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "preprocessor", "message"),
+    [
+        (dict(layout="new"), {}, "fields that slm_jax does not know.*layout='new'"),
+        (
+            dict(architectures=["Wav2Vec2BertForXVector"]),
+            {},
+            "architectures is .'Wav2Vec2BertForXVector'., but slm_jax",
+        ),
+        (dict(position_embeddings_type="rotary"), {}, "position_embeddings_type is 'rotary', but slm_jax supports"),
+        (dict(hidden_act="gelu"), {}, "hidden_act is 'gelu', but slm_jax supports 'swish' or 'silu' alone"),
+        (dict(layer_norm_eps=1e-6), {}, "layer_norm_eps is 1e-06, but slm_jax supports 1e-05 alone"),
+        (dict(hidden_size=None), {}, "has no 'hidden_size'"),
+        (dict(adapter_act="gelu"), {}, "adapter_act is 'gelu', but slm_jax supports 'relu' alone"),
+        (dict(use_intermediate_ffn_before_adapter=True), {}, "use_intermediate_ffn_before_adapter is True"),
+        (dict(adapter_stride=4), {}, "adapter_kernel_size 3 and adapter_stride 4 pad by different numbers"),
+        (dict(vocab_size=None), {}, "pad_token_id, is 2, which is none of the None classes"),
+        (dict(pad_token_id=6), {}, "pad_token_id, is 6, which is none of the 6 classes"),
+        ({}, dict(num_mel_bins=80, feature_size=80), "make 160 features of a frame, .* is 16"),
+        ({}, dict(feature_size=80), "next to config.json: feature_size is 80, but slm_jax supports 8 alone"),
+        ({}, dict(sampling_rate=8000), "sampling_rate is 8000, but slm_jax supports 16000 alone"),
+        ({}, dict(stride=3), "stride is 3, but slm_jax supports 2 alone"),
+        ({}, dict(dither=0.1), "fields that slm_jax does not know.*dither=0.1"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(changes, preprocessor, message, tmp_path):
+    folder = write_folder(read_golden("ctc"), tmp_path, preprocessor=preprocessor, **changes)
+    with pytest.raises(UnsupportedConfigError, match=message):
+        load(folder)
+
+
+def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
+    folder = write_folder(read_golden("ctc"), tmp_path)
+    (_, stacked), (_, unrolled) = load(folder), load(folder, scan_layers=False)
+    jax.tree.map(np.testing.assert_array_equal, trees.stack_layers(unrolled), stacked)
+
+
+def test_sizes_of_the_open_model():
+    """facebook/w2v-bert-2.0: 24 layers of width 1024."""
+    config = dict(model_type="wav2vec2-bert", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)
+    model = w2v_bert.model_of(config | dict(intermediate_size=4096), {}, where="config.json")
+    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16000)), jnp.array([16000]))["params"]
+    assert sum(trees.count(nn.unbox(boxed)).values()) / 1e9 == pytest.approx(0.580, abs=0.001)
+    assert {row.ours for row in w2v_bert.rows(model)} == trees.flatten(boxed).keys()

@@ -9,7 +9,8 @@ import numpy as np
 from slm_jax.audio.nemo_log_mel import SAMPLE_RATE, NemoLogMel
 from slm_jax.models.conformer_blocks import Bias
 from slm_jax.models.fast_conformer import FastConformer, InputScale
-from slm_jax.weights.huggingface.conformer_rows import (
+from slm_jax.weights.huggingface.fields import Fields, UnsupportedConfigError
+from slm_jax.weights.huggingface.shared_rows import (
     Depthwise,
     Pointwise,
     attention,
@@ -17,7 +18,6 @@ from slm_jax.weights.huggingface.conformer_rows import (
     norm,
     pointwise_maps,
 )
-from slm_jax.weights.huggingface.fields import Fields, UnsupportedConfigError
 from slm_jax.weights.huggingface.tables import Filters, Kernel, Row, Same, Shape
 
 BATCH_NORM_EPSILON = 1e-5

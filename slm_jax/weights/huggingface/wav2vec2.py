@@ -8,6 +8,7 @@ from slm_jax.layers.feed_forward import Activation
 from slm_jax.models.wav2vec2 import ConvNorm, NormOrder, ProjectionNorm, Wav2Vec2, Waveform
 from slm_jax.weights.huggingface.fields import Fields, UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import PREPROCESSOR
+from slm_jax.weights.huggingface.shared_rows import linear, norm
 from slm_jax.weights.huggingface.tables import Filters, Flat, Kernel, Row, WeightNorm
 
 PREFIXES = ("wav2vec2.", "hubert.")
@@ -94,7 +95,7 @@ def rows(model: Wav2Vec2) -> list[Row]:
     """
     headless = model.ctc_vocab_size is None
     found = [row for prefix in (("", *PREFIXES) if headless else PREFIXES) for row in _encoder(model, prefix)]
-    return found if headless else [*found, *_linear("ctc_head", "lm_head")]
+    return found if headless else [*found, *linear("ctc_head", "lm_head")]
 
 
 def unused(model: Wav2Vec2) -> tuple[str, ...]:
@@ -107,23 +108,23 @@ def _encoder(model: Wav2Vec2, prefix: str) -> list[Row]:
     position = f"{prefix}encoder.pos_conv_embed.conv"
     found = [
         *_convolutions(model, f"{prefix}feature_extractor.conv_layers"),
-        *_linear("projection", f"{prefix}feature_projection.projection"),
+        *linear("projection", f"{prefix}feature_projection.projection"),
         *(
             Row("position/kernel", (f"{position}.{magnitudes}", f"{position}.{directions}"), WeightNorm())
             for magnitudes, directions in WEIGHT_NORMS
         ),
         Row("position/bias", f"{position}.bias"),
-        *_norm("transformer_norm", f"{prefix}encoder.layer_norm"),
-        *_norm("layers/attention_norm", f"{layer}.layer_norm"),
-        *_norm("layers/mlp_norm", f"{layer}.final_layer_norm"),
-        *_linear("layers/expand", f"{layer}.feed_forward.intermediate_dense"),
-        *_linear("layers/contract", f"{layer}.feed_forward.output_dense"),
-        *_linear("layers/attention/out", f"{layer}.attention.out_proj", input_axes=2),
+        *norm("transformer_norm", f"{prefix}encoder.layer_norm"),
+        *norm("layers/attention_norm", f"{layer}.layer_norm"),
+        *norm("layers/mlp_norm", f"{layer}.final_layer_norm"),
+        *linear("layers/expand", f"{layer}.feed_forward.intermediate_dense"),
+        *linear("layers/contract", f"{layer}.feed_forward.output_dense"),
+        *linear("layers/attention/out", f"{layer}.attention.out_proj", Kernel(input_axes=2)),
     ]
     for name in ("query", "key", "value"):
-        found += _linear(f"layers/attention/{name}", f"{layer}.attention.{name[0]}_proj")
+        found += linear(f"layers/attention/{name}", f"{layer}.attention.{name[0]}_proj", bias=Flat())
     if model.projection_norm is ProjectionNorm.LAYER:
-        found += _norm("projection_norm", f"{prefix}feature_projection.layer_norm")
+        found += norm("projection_norm", f"{prefix}feature_projection.layer_norm")
     return found
 
 
@@ -135,17 +136,8 @@ def _convolutions(model: Wav2Vec2, theirs: str) -> list[Row]:
         if model.conv_bias:
             found.append(Row(f"{ours}/bias", f"{theirs}.{i}.conv.bias"))
         if model.conv_norm is ConvNorm.FRAME or i == 0:
-            found += _norm(f"waveform_convolutions/norm_{i}", f"{theirs}.{i}.layer_norm")
+            found += norm(f"waveform_convolutions/norm_{i}", f"{theirs}.{i}.layer_norm")
     return found
-
-
-def _linear(ours: str, theirs: str, *, input_axes: int = 1) -> list[Row]:
-    kernel = Row(f"{ours}/kernel", f"{theirs}.weight", Kernel(input_axes=input_axes))
-    return [kernel, Row(f"{ours}/bias", f"{theirs}.bias", Flat())]
-
-
-def _norm(ours: str, theirs: str) -> list[Row]:
-    return [Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def _common(fields: Fields, *, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from slm_jax.audio.whisper_log_mel import WhisperLogMel
 from slm_jax.models.whisper import WhisperEncoder
 from slm_jax.weights.huggingface.fields import Fields
 from slm_jax.weights.huggingface.folder import PREPROCESSOR
+from slm_jax.weights.huggingface.shared_rows import linear, norm
 from slm_jax.weights.huggingface.tables import Filters, Flat, Kernel, Row
 
 FAMILIES = ("whisper",)
@@ -87,28 +88,20 @@ def rows(model: WhisperEncoder) -> list[Row]:
     """Where its parameters are in a checkpoint."""
     found = [Row("positions", "model.encoder.embed_positions.weight")]
     for i in range(2):
-        found += _biased(f"convolution_{i}", f"model.encoder.conv{i + 1}", Filters())
-    found += _norm("final_norm", "model.encoder.layer_norm")
+        found += linear(f"convolution_{i}", f"model.encoder.conv{i + 1}", Filters())
+    found += norm("final_norm", "model.encoder.layer_norm")
     layer = "model.encoder.layers.{layer}"
-    found += _norm("layers/attention_norm", f"{layer}.self_attn_layer_norm")
-    found += _norm("layers/mlp_norm", f"{layer}.final_layer_norm")
+    found += norm("layers/attention_norm", f"{layer}.self_attn_layer_norm")
+    found += norm("layers/mlp_norm", f"{layer}.final_layer_norm")
     for name in ("query", "key", "value"):
         found.append(Row(f"layers/attention/{name}/kernel", f"{layer}.self_attn.{name[0]}_proj.weight", Kernel()))
     for name in ("query", "value"):
         found.append(Row(f"layers/attention/{name}/bias", f"{layer}.self_attn.{name[0]}_proj.bias", Flat()))
-    found += _biased("layers/attention/out", f"{layer}.self_attn.out_proj", Kernel(input_axes=2))
-    found += _biased("layers/expand", f"{layer}.fc1", Kernel())
-    return found + _biased("layers/contract", f"{layer}.fc2", Kernel())
+    found += linear("layers/attention/out", f"{layer}.self_attn.out_proj", Kernel(input_axes=2))
+    found += linear("layers/expand", f"{layer}.fc1", Kernel())
+    return found + linear("layers/contract", f"{layer}.fc2", Kernel())
 
 
 def unused(model: WhisperEncoder) -> tuple[str, ...]:
     """Patterns of tensors that a checkpoint may have and the encoder does not need."""
     return UNUSED
-
-
-def _biased(ours: str, theirs: str, arrangement: Kernel | Filters) -> list[Row]:
-    return [Row(f"{ours}/kernel", f"{theirs}.weight", arrangement), Row(f"{ours}/bias", f"{theirs}.bias")]
-
-
-def _norm(ours: str, theirs: str) -> list[Row]:
-    return [Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")]

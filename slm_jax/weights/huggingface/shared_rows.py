@@ -1,4 +1,4 @@
-"""What the tables of Conformers of Hugging Face share: convolutions of one frame, and of one channel."""
+"""What the tables of several families share: norms, maps, convolutions of one frame, and of one channel."""
 
 import dataclasses
 

@@ -88,6 +88,17 @@ def make_ctc_predict(speech_encoder: nn.Module) -> Predict:
     return jax.jit(predict)
 
 
+@functools.cache
+def make_adapter_ctc_predict(model: nn.Module) -> Predict:
+    """The same for the adapter of a speech-and-language model, if that has CTC of its own."""
+
+    def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
+        frames: Any = model.apply({"params": params}, batch, method="hear")
+        return ctc_greedy(frames.ctc_logits, frames.mask)[0]
+
+    return jax.jit(predict)
+
+
 def pack_rows(rows: Sequence[Sequence[int]], *, length: int) -> Int[Array, "B I"]:
     """Token lists as rows, padded with zeros.
 
@@ -199,6 +210,15 @@ class CTCEvaluation(DecodedEvaluation):
     def predict(self, model: nn.Module) -> Predict:
         """Writes transcripts with `model`, a speech encoder or what has one."""
         return make_ctc_predict(getattr(model, "speech_encoder", model))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterCTCEvaluation(DecodedEvaluation):
+    """What the CTC of an adapter writes, without the language model; `method` does not matter."""
+
+    def predict(self, model: nn.Module) -> Predict:
+        """Writes transcripts with `model`, a speech-and-language model."""
+        return make_adapter_ctc_predict(model)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
     "layers": (),
     "trees": (),
     "models": ("layers", "audio", "trees"),
-    "pretraining": ("models", "layers", "audio", "trees"),
+    "pretraining": ("models", "layers", "audio", "trees", "training.objective"),
     "weights": ("models", "layers", "audio", "trees"),
     "decoding": ("models", "layers", "trees"),
     "data": ("audio",),

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -150,6 +151,41 @@ class TokenizerVocabulary(seqio.Vocabulary):
 def fingerprint_vocabulary(vocabulary: TokenizerVocabulary) -> str:
     """What a bundle keeps to know a vocabulary by, its chat template included."""
     return vocabulary.fingerprint
+
+
+def pieces(vocabulary: TokenizerVocabulary, *, num_tokens: int) -> tuple[tuple[int, ...], ...]:
+    """What each token is written with where only ids below `num_tokens` may be used, by undoing merges.
+
+    " incurred", with ids that are low enough for " inc", "ur" and "red" -> the three
+
+    Returns:
+      For each id its pieces; () for special tokens, padding, and what cannot be written so.
+
+    Raises:
+      ValueError: the tokenizer does not merge pairs of tokens (byte-pair encoding).
+    """
+    model = json.loads(vocabulary.path.read_text(encoding="utf-8"))["model"]
+    if model.get("type") != "BPE":
+        raise ValueError(
+            f"{vocabulary.path} is of type {model.get('type')}, not BPE: its tokens are no pairs of others"
+        )
+    ids = model["vocab"]
+    pairs: dict[int, tuple[int, int]] = {}
+    for merge in model["merges"]:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        pairs.setdefault(ids[left + right], (ids[left], ids[right]))
+
+    @functools.cache
+    def split(token: int) -> tuple[int, ...]:
+        (ours,) = vocabulary.exchange([token])
+        if token in vocabulary.special or ours == 0:
+            return ()
+        if ours < num_tokens:
+            return (ours,)
+        parts = [split(part) for part in pairs.get(token, ())]
+        return tuple(itertools.chain(*parts)) if all(parts) else ()
+
+    return tuple(split(token) for token in vocabulary.exchange(range(vocabulary.vocab_size)))
 
 
 def chat_turn(vocabulary: TokenizerVocabulary) -> Turn:

@@ -89,6 +89,15 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
+class HearingAdapter(Adapter, Protocol):
+    """An adapter with CTC scores of its own."""
+
+    def hear(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> EncoderOutput:
+        """Vectors with scores of the language model's tokens, blank last."""
+        ...
+
+
+@runtime_checkable
 class LanguageModel(Protocol):
     """A language model conditioned on a prefix of embeddings.
 

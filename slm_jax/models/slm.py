@@ -14,6 +14,7 @@ from slm_jax.models.interfaces import (
     DecodeCache,
     EncoderOutput,
     FrameReducer,
+    HearingAdapter,
     LanguageModel,
     SpeechEncoder,
 )
@@ -66,6 +67,20 @@ class SpeechLanguageModel(nn.Module):
             batch["speech"], batch["speech_length"], deterministic="speech_encoder" not in training
         )
         return frames if self.reducer is None else self.reducer(frames)
+
+    def hear(self, batch: Batch, *, training: Collection[str] = ()) -> EncoderOutput:
+        """The speech with CTC scores of the language model's tokens, as the adapter hears it.
+
+        Raises:
+          ValueError: the adapter has no CTC of its own.
+        """
+        if not isinstance(self.adapter, HearingAdapter):
+            raise ValueError(
+                f"{type(self.adapter).__name__} has no CTC of its own: configure an adapter that hears, such as"
+                " CTCTokenAdapter"
+            )
+        frames = self.encode_speech(batch, training=training)
+        return self.adapter.hear(frames, self.lm.embed, deterministic="adapter" not in training)
 
     def adapt_speech(self, batch: Batch, *, training: Collection[str] = ()) -> EncoderOutput:
         """The speech as vectors of the language model; they depend on nothing but the speech."""

@@ -71,6 +71,18 @@ def ctc_sums(
     )
 
 
+def ctc_output(frames: EncoderOutput, labels: Int[Array, "B L"], lengths: Int[Array, "B"]) -> LossOutput:
+    """Loss and metrics of frames with CTC scores, see `CTCObjective`; the arguments are those of `ctc_sums`."""
+    logits, mask = frames.ctc_logits, frames.mask
+    sums = ctc_sums(logits, mask, labels, lengths)
+    blank = jnp.sum((jnp.argmax(logits, axis=-1) == logits.shape[-1] - 1) & mask).astype(jnp.float32)
+    metrics = {
+        "ctc_infeasible": (sums.infeasible, sums.utterances),
+        "ctc_blank_frames": (blank, mask.sum().astype(jnp.float32)),
+    }
+    return LossOutput(loss=sums.loss, weight=sums.labels, metrics=metrics)
+
+
 @dataclasses.dataclass(frozen=True)
 class CTCObjective:
     """CTC loss (Graves et al., ICML 2006) of a speech encoder on `decoder_target_tokens`.
@@ -121,11 +133,5 @@ class CTCObjective:
 
     def sums(self, frames: EncoderOutput, batch: Batch) -> LossOutput:
         """What `loss` returns, from frames."""
-        logits, mask, tokens = frames.ctc_logits, frames.mask, batch["decoder_target_tokens"]
-        sums = ctc_sums(logits, mask, tokens, label_lengths(tokens, eos_id=self.eos_id))
-        blank = jnp.sum((jnp.argmax(logits, axis=-1) == logits.shape[-1] - 1) & mask).astype(jnp.float32)
-        metrics = {
-            "ctc_infeasible": (sums.infeasible, sums.utterances),
-            "ctc_blank_frames": (blank, mask.sum().astype(jnp.float32)),
-        }
-        return LossOutput(loss=sums.loss, weight=sums.labels, metrics=metrics)
+        tokens = batch["decoder_target_tokens"]
+        return ctc_output(frames, tokens, label_lengths(tokens, eos_id=self.eos_id))

@@ -97,6 +97,39 @@ def test_chat_templates_of_gin_files_have_a_place_for_the_instruction():
     gin.clear_config()
 
 
+@pytest.mark.parametrize("num_tokens", [259, 270, 400])
+def test_pieces_write_the_same_with_fewer_tokens(folder, num_tokens):
+    vocabulary = TokenizerVocabulary(folder)
+    table = ours.pieces(vocabulary, num_tokens=num_tokens)
+    assert len(table) == vocabulary.vocab_size
+    assert max(map(max, filter(None, table))) == min(num_tokens, vocabulary.vocab_size) - 1
+    written = [piece for token in vocabulary.encode(TEXT) for piece in table[token]]
+    assert vocabulary.decode(written) == TEXT
+    assert (len(written) > len(vocabulary.encode(TEXT))) == (num_tokens < 300)
+    assert not any(table[token] for token in vocabulary.special)
+
+
+def test_what_cannot_be_written_with_so_few_tokens_has_no_pieces(folder, text_first):
+    vocabulary = TokenizerVocabulary(folder)
+    table = ours.pieces(vocabulary, num_tokens=100)
+    (letter,) = vocabulary.encode("\x00")
+    assert letter >= 100
+    assert table[letter] == ()
+    spare = tokenizers.Tokenizer.from_file(f"{text_first}/tokenizer.json").token_to_id("<|im_start|>")
+    exchanged = TokenizerVocabulary(text_first, padding_id=spare)
+    table = ours.pieces(exchanged, num_tokens=400)
+    assert table[spare] == (spare,)  # "!", the tokenizer's id 0
+    assert table[0] == ()
+
+
+def test_only_merges_can_be_undone(tmp_path):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("a", -1.0)]))
+    tokenizer.add_special_tokens(["<pad>", "</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="of type Unigram, not BPE"):
+        ours.pieces(TokenizerVocabulary(str(tmp_path), eos_token="</s>"), num_tokens=300)
+
+
 def test_without_a_template_the_end_closes_a_turn(folder):
     assert turn_of(TokenizerVocabulary(folder)) == Turn(closing=(2,))
 

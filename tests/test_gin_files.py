@@ -105,7 +105,7 @@ MACROS = {"lms": "LM", "encoders": "SPEECH_ENCODER", "adapters": "ADAPTER"}
 MODEL_FILES = [path for path in FILES if path.parent.name in MACROS]
 
 
-INCOMPLETE = ("t5_1_1.gin", "hugging_face.gin")
+INCOMPLETE = ("t5_1_1.gin", "hugging_face.gin", "t5x_checkpoint.gin")
 """Files that need a size or a folder before they describe a model."""
 
 

@@ -338,7 +338,9 @@ class _Run:
             total = output if total is None else jax.tree.map(jnp.add, total, output)
         if total is None:
             return {}
-        losses = {f"loss_{name}_audio": float(sums.loss / sums.weight) for name, sums in total.items()}
+        # A CTC objective has no loss where there is no speech.
+        counted = {name: sums for name, sums in total.items() if sums.weight > 0}
+        losses = {f"loss_{name}_audio": float(sums.loss / sums.weight) for name, sums in counted.items()}
         besides = {name: float(mean) for name, mean in means(total["true"]).items()}
         self.log.write(int(state.step), losses | besides, kind="eval")
         told = ", ".join(f"{name.split('_')[1]} audio {loss:.4f}" for name, loss in losses.items())

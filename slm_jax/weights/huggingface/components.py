@@ -18,7 +18,7 @@ from slm_jax.typing import PyTree
 from slm_jax.weights.huggingface import decoders, encoder_decoders, fast_conformer, w2v_bert, wav2vec2, whisper
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import CONFIG, Folder
-from slm_jax.weights.huggingface.tables import read_parameters
+from slm_jax.weights.tables import read_parameters
 
 LANGUAGE_MODELS = {kind: room for room in (decoders, encoder_decoders) for kind in room.FAMILIES}
 """The module that knows a language model, by the model_type of its config.json."""

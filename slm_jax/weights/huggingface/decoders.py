@@ -11,7 +11,7 @@ from slm_jax.layers.positions import LinearScaling, Llama3Scaling, RotaryScaling
 from slm_jax.models.decoder_blocks import Norm, SandwichBlock
 from slm_jax.models.decoder_only import DecoderOnly, EmbeddingScale
 from slm_jax.weights.huggingface.fields import Fields, UnsupportedConfigError
-from slm_jax.weights.huggingface.tables import Flat, Kernel, Row
+from slm_jax.weights.tables import Flat, Kernel, Row
 
 UNUSED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 """Tensors of old checkpoints that can be computed."""

@@ -9,7 +9,7 @@ from slm_jax.models.t5 import T5
 from slm_jax.models.t5_blocks import PositionTables
 from slm_jax.weights.huggingface import decoders
 from slm_jax.weights.huggingface.fields import Fields, UnsupportedConfigError
-from slm_jax.weights.huggingface.tables import Kernel, Row
+from slm_jax.weights.tables import Kernel, Row
 
 UNUSED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
 """A table that old checkpoints have, and that transformers never reads."""

@@ -18,7 +18,7 @@ from slm_jax.weights.huggingface.shared_rows import (
     norm,
     pointwise_maps,
 )
-from slm_jax.weights.huggingface.tables import Filters, Kernel, Row, Same, Shape
+from slm_jax.weights.tables import Filters, Kernel, Row, Same, Shape
 
 BATCH_NORM_EPSILON = 1e-5
 TRAINING = (

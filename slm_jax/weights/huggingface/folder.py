@@ -12,6 +12,7 @@ import numpy as np
 
 from slm_jax.weights import safetensors_io
 from slm_jax.weights.safetensors_io import WeightFileError
+from slm_jax.weights.tables import Tensors
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -26,7 +27,7 @@ DTYPES: Mapping[str, np.dtype] = {
 """What a tensor may be stored as; integers are positions and counters of training, which tables leave behind."""
 
 
-class Folder:
+class Folder(Tensors):
     """The tensors and the configuration of a checkpoint.
 
     Args:

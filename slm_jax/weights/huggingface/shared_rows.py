@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from slm_jax.weights.huggingface.tables import Arrangement, Flat, Kernel, Row, Same, Shape
+from slm_jax.weights.tables import Arrangement, Flat, Kernel, Row, Same, Shape
 
 
 @dataclasses.dataclass(frozen=True)

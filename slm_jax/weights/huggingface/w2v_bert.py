@@ -7,7 +7,7 @@ from slm_jax.audio.kaldi_log_mel import SAMPLE_RATE, KaldiLogMel
 from slm_jax.models.w2v_bert import LengthAdapter, W2vBert
 from slm_jax.weights.huggingface.fields import Fields, UnsupportedConfigError
 from slm_jax.weights.huggingface.shared_rows import Depthwise, attention, linear, norm, pointwise_maps
-from slm_jax.weights.huggingface.tables import Filters, Row
+from slm_jax.weights.tables import Filters, Row
 
 BARE, WITH_CTC_HEAD = "Wav2Vec2BertModel", "Wav2Vec2BertForCTC"
 TRAINING = (

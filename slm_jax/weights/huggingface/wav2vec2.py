@@ -9,7 +9,7 @@ from slm_jax.models.wav2vec2 import ConvNorm, NormOrder, ProjectionNorm, Wav2Vec
 from slm_jax.weights.huggingface.fields import Fields, UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import PREPROCESSOR
 from slm_jax.weights.huggingface.shared_rows import linear, norm
-from slm_jax.weights.huggingface.tables import Filters, Flat, Kernel, Row, WeightNorm
+from slm_jax.weights.tables import Filters, Flat, Kernel, Row, WeightNorm
 
 PREFIXES = ("wav2vec2.", "hubert.")
 """What stands before the encoder's tensors where a model has more than the encoder."""

@@ -9,7 +9,7 @@ from slm_jax.models.whisper import WhisperEncoder
 from slm_jax.weights.huggingface.fields import Fields
 from slm_jax.weights.huggingface.folder import PREPROCESSOR
 from slm_jax.weights.huggingface.shared_rows import linear, norm
-from slm_jax.weights.huggingface.tables import Filters, Flat, Kernel, Row
+from slm_jax.weights.tables import Filters, Flat, Kernel, Row
 
 FAMILIES = ("whisper",)
 """By the model_type of their config.json."""

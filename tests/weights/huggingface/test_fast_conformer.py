@@ -22,7 +22,7 @@ from slm_jax.audio.nemo_log_mel import NemoLogMel
 from slm_jax.weights.huggingface import fast_conformer
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import Folder
-from slm_jax.weights.huggingface.tables import read_parameters
+from slm_jax.weights.tables import read_parameters
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
 LENGTHS = (8000, 5130)

@@ -22,7 +22,7 @@ from slm_jax.models.w2v_bert import LengthAdapter
 from slm_jax.weights.huggingface import w2v_bert
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import Folder
-from slm_jax.weights.huggingface.tables import read_parameters
+from slm_jax.weights.tables import read_parameters
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
 LENGTHS = (4720, 3450)

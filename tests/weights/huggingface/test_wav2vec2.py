@@ -24,8 +24,8 @@ from slm_jax.models.wav2vec2 import Waveform, standardize
 from slm_jax.weights.huggingface import wav2vec2
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.huggingface.folder import Folder
-from slm_jax.weights.huggingface.tables import read_parameters
 from slm_jax.weights.safetensors_io import WeightFileError
+from slm_jax.weights.tables import read_parameters
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
 LENGTHS, NUM_SAMPLES = (500, 367, 45), 500

@@ -8,8 +8,8 @@ import pytest
 import safetensors.numpy
 
 from slm_jax.weights.huggingface.folder import Folder
-from slm_jax.weights.huggingface.tables import Filters, Flat, Kernel, Row, Same, WeightNorm, read_parameters
 from slm_jax.weights.safetensors_io import WeightFileError
+from slm_jax.weights.tables import Filters, Flat, Kernel, Row, Same, WeightNorm, read_parameters
 
 ROWS = [
     Row("layers/attention/kernel", "blocks.{layer}.attn.weight", Kernel()),

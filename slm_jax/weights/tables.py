@@ -1,7 +1,9 @@
 """Tables: which tensor of a checkpoint each of our parameters is, and how it is laid out there."""
 
+import abc
 import dataclasses
 import math
+import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -9,7 +11,6 @@ from typing import Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from slm_jax.weights.huggingface.folder import Folder
 from slm_jax.weights.layouts import enumerate_names, layout_problems
 from slm_jax.weights.safetensors_io import WeightFileError
 
@@ -38,6 +39,25 @@ class Combination(Protocol):
 
     def combine(self, tensors: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
         """The tensors as the parameter."""
+
+
+class Tensors(abc.ABC):
+    """The tensors of a checkpoint in another program's form.
+
+    Attributes:
+      path: where they are, for messages.
+    """
+
+    path: pathlib.Path
+
+    @property
+    @abc.abstractmethod
+    def layout(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes by name."""
+
+    @abc.abstractmethod
+    def read(self, name: str) -> np.ndarray:
+        """One tensor as it is stored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +97,34 @@ class Kernel:
 
     def __call__(self, tensor: np.ndarray, shape: Shape) -> np.ndarray:
         return tensor.T.reshape(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """A matrix [inputs, outputs] with the heads of either side in one axis, as flax and T5X have it.
+
+    Attributes:
+      input_axes: how many leading axes of ours are inputs; 2 where heads come in.
+    """
+
+    input_axes: int = 1
+
+    def stored(self, shape: Shape) -> Shape:
+        return math.prod(shape[: self.input_axes]), math.prod(shape[self.input_axes :])
+
+    def __call__(self, tensor: np.ndarray, shape: Shape) -> np.ndarray:
+        return tensor.reshape(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transposed:
+    """With its axes the other way round: tables of positions with a row a head."""
+
+    def stored(self, shape: Shape) -> Shape:
+        return shape[::-1]
+
+    def __call__(self, tensor: np.ndarray, shape: Shape) -> np.ndarray:
+        return tensor.T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +191,7 @@ class Row:
 
 
 def read_parameters(
-    folder: Folder,
+    folder: Tensors,
     rows: Sequence[Row],
     *,
     shapes: Mapping[str, jax.ShapeDtypeStruct],
@@ -181,7 +229,7 @@ def read_parameters(
     )
     if problems:
         raise WeightFileError(
-            f"{folder.path} does not fit the model that its config.json describes:\n  " + "\n  ".join(problems)
+            f"{folder.path} does not fit the model that is to be read from it:\n  " + "\n  ".join(problems)
         )
     if integers := sorted(name for name in needed if folder.layout[name].dtype.kind == "i"):
         raise WeightFileError(f"{folder.path} has integers where weights should be: {enumerate_names(integers)}")
@@ -189,17 +237,14 @@ def read_parameters(
         yield path, _read(folder, sources, shapes[path])
 
 
-def _without_copies(folder: Folder, row: Row) -> Row:
+def _without_copies(folder: Tensors, row: Row) -> Row:
     """The row with the first of its names that is there, once the others are seen to hold the same."""
     if not row.copies:
         return row
     first, *others = [name for name in (*row.names, *row.copies) if name in folder.layout] or [*row.names]
     for name in others:
         if not np.array_equal(folder.read(name), folder.read(first)):
-            raise WeightFileError(
-                f"{folder.path}: {name} differs from {first}, but the model that config.json describes has one tensor"
-                " for both"
-            )
+            raise WeightFileError(f"{folder.path}: {name} differs from {first}, but the model has one tensor for both")
     return dataclasses.replace(row, theirs=first, copies=())
 
 
@@ -218,14 +263,14 @@ class _Source:
             return dict(zip(self.names, self.arrangement.parts(self.shape), strict=True))
         return {self.names[0]: self.arrangement.stored(self.shape)}
 
-    def read(self, folder: Folder) -> np.ndarray:
+    def read(self, folder: Tensors) -> np.ndarray:
         tensors = [folder.read(name) for name in self.names]
         if isinstance(self.arrangement, Combination):
             return self.arrangement.combine(tensors, self.shape)
         return self.arrangement(tensors[0], self.shape)
 
 
-def _chosen(path: str, shape: Shape, rows: Mapping[str, Sequence[Row]], folder: Folder) -> list[_Source]:
+def _chosen(path: str, shape: Shape, rows: Mapping[str, Sequence[Row]], folder: Tensors) -> list[_Source]:
     """What a parameter is read from: of its rows the one with most tensors in the folder; nothing if it has none."""
     choices = [_sources(path, shape, row) for row in rows.get(re.sub(r"(^|/)layers_\d+/", r"\1layers/", path), ())]
     return max(choices, key=lambda each: sum(n in folder.layout for s in each for n in s.names), default=[])
@@ -243,7 +288,7 @@ def _sources(path: str, shape: Shape, row: Row) -> list[_Source]:
     return [of_layer(str(layer), shape[1:]) for layer in range(shape[0])]
 
 
-def _read(folder: Folder, sources: Sequence[_Source], wanted: jax.ShapeDtypeStruct) -> np.ndarray:
+def _read(folder: Tensors, sources: Sequence[_Source], wanted: jax.ShapeDtypeStruct) -> np.ndarray:
     if len(sources) == 1 and sources[0].shape == wanted.shape:
         return np.ascontiguousarray(sources[0].read(folder), wanted.dtype)
     stacked = np.empty(wanted.shape, wanted.dtype)

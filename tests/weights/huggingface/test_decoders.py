@@ -7,17 +7,12 @@ parity is tested without torch. With torch and transformers the same models are 
 """
 
 import copy
-import json
-import os
-import pathlib
 
-import flax.linen as nn
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from slm_jax import trees
 from slm_jax.resources import gin_folder
@@ -25,7 +20,6 @@ from slm_jax.weights import foundation
 from slm_jax.weights.huggingface import components
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
 VOCAB, WIDTH, LENGTH = 11, 12, 12
 SIZES = dict(
     vocab_size=VOCAB,
@@ -81,45 +75,14 @@ def make_golden(kind):
             parameter.copy_(torch.randn(parameter.shape) * 0.5)
         tokens = torch.randint(0, VOCAB, (2, LENGTH))
         scores = model(input_ids=tokens).logits
-    weights = {f"weights/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
+    weights = model.state_dict()
     if getattr(config, "tie_word_embeddings", False):
-        weights.pop("weights/lm_head.weight", None)  # save_pretrained leaves it out too
-    text = json.dumps(config.to_diff_dict() | {"model_type": kind}, sort_keys=True)
-    return weights | dict(config=np.array(text), tokens=tokens.numpy(), scores=scores.numpy())
+        weights.pop("lm_head.weight", None)  # save_pretrained leaves it out too
+    config = config.to_diff_dict() | {"model_type": kind}
+    return dict(config=config, weights=weights, arrays=dict(tokens=tokens, scores=scores))
 
 
-def read_golden(kind):
-    with np.load(GOLDEN / f"hf_{kind}.npz", allow_pickle=False) as golden:
-        return dict(golden)
-
-
-def write_folder(golden, folder, **changes):
-    """The checkpoint, as save_pretrained would write it; a change of None takes a field away."""
-    weights = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
-    safetensors.numpy.save_file(weights, folder / "model.safetensors")
-    config = json.loads(str(golden["config"])) | changes
-    for name in [name for name, value in changes.items() if value is None]:
-        del config[name]
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def shapes_of(model):
-    prefix, mask = jnp.zeros((1, 1, model.width)), jnp.zeros((1, 1), bool)
-    boxed = jax.eval_shape(model.init, jax.random.key(0), prefix, mask, jnp.zeros((1, 1), jnp.int32))
-    return nn.meta.unbox(boxed)["params"]
-
-
-def load(folder, **settings):
-    """The model of a folder, and its parameters as a run reads them."""
-    model = components.language_model(folder, **settings)
-    return model, foundation.load_component(
-        components.Checkpoint(str(folder)), component="lm", shapes=shapes_of(model)
-    ).parameters
-
-
-def assert_parity(golden, folder, **settings):
-    model, params = load(folder, **settings)
+def assert_parity(golden, model, params):
     tokens = jnp.asarray(golden["tokens"], jnp.int32)
     prefix, mask = jnp.full((2, 3, model.width), jnp.nan), jnp.zeros((2, 3), bool)
 
@@ -133,21 +96,21 @@ def assert_parity(golden, folder, **settings):
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_parity_with_the_golden_file(kind, scan_layers, tmp_path):
+def test_parity_with_the_golden_file(kind, scan_layers, tmp_path, read_golden, write_folder, load_language_model):
     golden = read_golden(kind)
-    assert_parity(golden, write_folder(golden, tmp_path), scan_layers=scan_layers)
+    assert_parity(golden, *load_language_model(write_folder(golden, tmp_path), scan_layers=scan_layers))
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_parity_with_transformers(kind, tmp_path):
-    golden = make_golden(kind)
-    if os.environ.get("SLM_JAX_UPDATE_GOLDEN"):
-        np.savez_compressed(GOLDEN / f"hf_{kind}.npz", **golden)
-    assert_parity(golden, write_folder(golden, tmp_path))
+def test_parity_with_transformers(kind, tmp_path, keep_golden, write_folder, load_language_model):
+    golden = keep_golden(kind, **make_golden(kind))
+    assert_parity(golden, *load_language_model(write_folder(golden, tmp_path)))
 
 
-def test_a_gin_file_takes_model_and_parameters_from_one_folder(tmp_path, monkeypatch):
+def test_a_gin_file_takes_model_and_parameters_from_one_folder(
+    tmp_path, monkeypatch, read_golden, write_folder, load_language_model
+):
     folder = write_folder(read_golden("llama"), tmp_path)
     monkeypatch.chdir(gin_folder())
     gin.clear_config()
@@ -156,18 +119,18 @@ def test_a_gin_file_takes_model_and_parameters_from_one_folder(tmp_path, monkeyp
     model, source = (copy.deepcopy(gin.query_parameter(f"{name}/gin.macro.value")) for name in ("LM", "LM_SOURCE"))
     gin.clear_config()
     assert model == components.language_model(folder, dtype="bfloat16")
-    loaded = foundation.load_component(source, component="lm", shapes=shapes_of(model))
-    jax.tree.map(np.testing.assert_array_equal, loaded.parameters, load(folder)[1])
+    loaded = foundation.load_component(source, component="lm", shapes=components.parameter_shapes(model))
+    jax.tree.map(np.testing.assert_array_equal, loaded.parameters, load_language_model(folder)[1])
     assert loaded.path == folder
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])  # untied and tied
-def test_padding_changes_places_with_a_token(kind, tmp_path):
+def test_padding_changes_places_with_a_token(kind, tmp_path, read_golden, write_folder, load_language_model):
     folder = write_folder(read_golden(kind), tmp_path)
-    model, params = load(folder)
-    exchanged = foundation.load_component(
-        components.Checkpoint(str(folder), padding_id=7), component="lm", shapes=shapes_of(model)
-    ).parameters
+    model, params = load_language_model(folder)
+    shapes = components.parameter_shapes(model)
+    source = components.Checkpoint(str(folder), padding_id=7)
+    exchanged = foundation.load_component(source, component="lm", shapes=shapes).parameters
     order = jnp.array([7, 1, 2, 3, 4, 5, 6, 0, 8, 9, 10])
     tokens = jnp.array([[3, 0, 7, 5]])
     prefix, mask = jnp.zeros((1, 1, model.width)), jnp.zeros((1, 1), bool)
@@ -178,10 +141,10 @@ def test_padding_changes_places_with_a_token(kind, tmp_path):
 
     np.testing.assert_array_equal(scores(exchanged, order[tokens])[..., order], scores(params, tokens))
     with pytest.raises(ValueError, match="padding_id is 11, but .* has 11 tokens"):
-        dict(components.Checkpoint(str(folder), padding_id=11).read("lm", shapes=trees.flatten(shapes_of(model))))
+        dict(components.Checkpoint(str(folder), padding_id=11).read("lm", shapes=trees.flatten(shapes)))
 
 
-def test_it_is_no_other_component(tmp_path):
+def test_it_is_no_other_component(tmp_path, read_golden, write_folder):
     folder = write_folder(read_golden("llama"), tmp_path)
     with pytest.raises(UnsupportedConfigError, match="model_type is 'llama'; slm_jax knows speech encoders"):
         dict(components.Checkpoint(str(folder)).read("speech_encoder", shapes={}))
@@ -189,9 +152,9 @@ def test_it_is_no_other_component(tmp_path):
         dict(components.Checkpoint(str(folder)).read("adapter", shapes={}))
 
 
-def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
+def test_scanned_and_unrolled_parameters_are_the_same(tmp_path, read_golden, write_folder, load_language_model):
     folder = write_folder(read_golden("llama"), tmp_path)
-    (_, stacked), (_, unrolled) = load(folder), load(folder, scan_layers=False)
+    (_, stacked), (_, unrolled) = load_language_model(folder), load_language_model(folder, scan_layers=False)
     jax.tree.map(np.testing.assert_array_equal, trees.stack_layers(unrolled), stacked)
 
 
@@ -218,7 +181,7 @@ def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
         ("gemma3_text", dict(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
     ],
 )
-def test_what_is_not_computed_is_refused_by_name(kind, changes, message, tmp_path):
+def test_what_is_not_computed_is_refused_by_name(kind, changes, message, tmp_path, read_golden, write_folder):
     folder = write_folder(read_golden(kind), tmp_path, **changes)
     with pytest.raises(UnsupportedConfigError, match=message):
         components.language_model(folder)

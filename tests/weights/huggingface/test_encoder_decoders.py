@@ -8,11 +8,9 @@ parity is tested without torch. With torch and transformers the same models are 
 
 import functools
 import json
-import os
 import pathlib
 import tempfile
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,12 +23,10 @@ from slm_jax.decoding.greedy import Greedy
 from slm_jax.layers.dense import OutputHead
 from slm_jax.layers.feed_forward import Activation, FeedForward, GatedFeedForward
 from slm_jax.models.t5_blocks import PositionTables
-from slm_jax.weights import foundation
 from slm_jax.weights.huggingface import components
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.safetensors_io import WeightFileError
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
 VOCAB, WIDTH, PREFIX, TARGETS, GENERATED = 11, 12, 14, 9, 8
 SIZES = dict(
     vocab_size=VOCAB,
@@ -77,40 +73,13 @@ def make_golden(name):
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         weights = safetensors.numpy.load_file(f"{folder}/model.safetensors")
-        text = json.dumps(json.loads(pathlib.Path(folder, "config.json").read_text()), sort_keys=True)
-    tensors = dict(prefix=prefix, mask=mask, targets=targets, scores=scores, generated=generated[:, 1:])
-    golden = {f"weights/{tensor}": value for tensor, value in weights.items()} | {"config": np.array(text)}
-    return golden | {key: value.numpy() for key, value in tensors.items()}
+        config = json.loads(pathlib.Path(folder, "config.json").read_text())
+    arrays = dict(prefix=prefix, mask=mask, targets=targets, scores=scores, generated=generated[:, 1:])
+    return dict(config=config, weights=weights, arrays=arrays)
 
 
-def read_golden(name):
-    with np.load(GOLDEN / f"hf_{name}.npz", allow_pickle=False) as golden:
-        return dict(golden)
-
-
-def write_folder(golden, folder, **changes):
-    """The checkpoint, as save_pretrained would write it; a change of None takes a field away."""
-    weights = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
-    safetensors.numpy.save_file(weights, folder / "model.safetensors")
-    config = json.loads(str(golden["config"])) | changes
-    for name in [name for name, value in changes.items() if value is None]:
-        del config[name]
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def load(folder, **settings):
-    """The model of a folder, and its parameters as a run reads them."""
-    model = components.language_model(folder, **settings)
-    prefix, mask = jnp.zeros((1, 1, model.width)), jnp.zeros((1, 1), bool)
-    boxed = jax.eval_shape(model.init, jax.random.key(0), prefix, mask, jnp.zeros((1, 1), jnp.int32))
-    source = components.Checkpoint(str(folder))
-    return model, foundation.load_component(source, component="lm", shapes=nn.unbox(boxed)["params"]).parameters
-
-
-def assert_parity(golden, folder, **settings):
+def assert_parity(golden, model, params):
     """The same scores and the same greedy tokens, whatever stands in the padding."""
-    model, params = load(folder, **settings)
     mask, targets = jnp.asarray(golden["mask"]), jnp.asarray(golden["targets"], jnp.int32)
     prefix = jnp.where(mask[..., None], jnp.asarray(golden["prefix"]), jnp.nan)
 
@@ -130,30 +99,28 @@ def assert_parity(golden, folder, **settings):
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize("name", MODELS)
-def test_parity_with_the_golden_file(name, scan_layers, tmp_path):
+def test_parity_with_the_golden_file(name, scan_layers, tmp_path, read_golden, write_folder, load_language_model):
     golden = read_golden(name)
-    assert_parity(golden, write_folder(golden, tmp_path), scan_layers=scan_layers)
+    assert_parity(golden, *load_language_model(write_folder(golden, tmp_path), scan_layers=scan_layers))
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", MODELS)
-def test_parity_with_transformers(name, tmp_path):
-    golden = make_golden(name)
-    if os.environ.get("SLM_JAX_UPDATE_GOLDEN"):
-        np.savez_compressed(GOLDEN / f"hf_{name}.npz", **golden)
-    assert_parity(golden, write_folder(golden, tmp_path))
+def test_parity_with_transformers(name, tmp_path, keep_golden, write_folder, load_language_model):
+    golden = keep_golden(name, **make_golden(name))
+    assert_parity(golden, *load_language_model(write_folder(golden, tmp_path)))
 
 
-def test_golden_generations_say_something():
+def test_golden_generations_say_something(read_golden):
     """Tokens that never changed, or never ended, would tell little about decoding."""
     generated = [row for name in MODELS for row in read_golden(name)["generated"]]
     assert all(len(set(row)) > 1 for row in generated)
     assert any(1 in row for row in generated) and any(1 not in row for row in generated)
 
 
-def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
+def test_scanned_and_unrolled_parameters_are_the_same(tmp_path, read_golden, write_folder, load_language_model):
     folder = write_folder(read_golden("umt5"), tmp_path)
-    (_, stacked), (_, unrolled) = load(folder), load(folder, scan_layers=False)
+    (_, stacked), (_, unrolled) = load_language_model(folder), load_language_model(folder, scan_layers=False)
     jax.tree.map(np.testing.assert_array_equal, trees.stack_layers(unrolled), stacked)
 
 
@@ -177,7 +144,7 @@ SAYS_NOTHING = dict(scalable_attention=True, n_positions=512, output_past=True, 
         ("umt5", SAYS_NOTHING),
     ],
 )
-def test_a_config_of_transformers_4_describes_the_same_model(name, changes, tmp_path):
+def test_a_config_of_transformers_4_describes_the_same_model(name, changes, tmp_path, read_golden, write_folder):
     golden = read_golden(name)
     new = components.language_model(write_folder(golden, tmp_path))
     assert components.language_model(write_folder(golden, tmp_path, **changes)) == new
@@ -202,7 +169,9 @@ def test_a_config_of_transformers_4_describes_the_same_model(name, changes, tmp_
         ("model_type", "umt5", "position_tables", PositionTables.PER_LAYER),
     ],
 )
-def test_every_field_of_the_computation_reaches_the_model(field, value, attribute, expected, tmp_path):
+def test_every_field_of_the_computation_reaches_the_model(
+    field, value, attribute, expected, tmp_path, read_golden, write_folder
+):
     golden = read_golden("t5v1_0")
     before = components.language_model(write_folder(golden, tmp_path))
     after = components.language_model(write_folder(golden, tmp_path, **{field: value}))
@@ -221,7 +190,9 @@ def test_every_field_of_the_computation_reaches_the_model(field, value, attribut
         ("gated-relu", GatedFeedForward, Activation.RELU),
     ],
 )
-def test_the_projection_names_kind_and_function(projection, feed_forward, activation, tmp_path):
+def test_the_projection_names_kind_and_function(
+    projection, feed_forward, activation, tmp_path, read_golden, write_folder
+):
     changes = dict(feed_forward_proj=projection, is_gated_act=None, dense_act_fn=None)
     model = components.language_model(write_folder(read_golden("t5v1_0"), tmp_path, **changes))
     assert (model.feed_forward, model.activation) == (feed_forward, activation)
@@ -240,7 +211,7 @@ def test_the_projection_names_kind_and_function(projection, feed_forward, activa
         (dict(d_kv=None), "has no 'd_kv'"),
     ],
 )
-def test_what_is_not_computed_is_refused_by_name(changes, message, tmp_path):
+def test_what_is_not_computed_is_refused_by_name(changes, message, tmp_path, read_golden, write_folder):
     folder = write_folder(read_golden("t5v1_0"), tmp_path, **changes)
     with pytest.raises(UnsupportedConfigError, match=message):
         components.language_model(folder)
@@ -263,29 +234,31 @@ EMBEDDINGS = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
     [("t5v1_1", EMBEDDINGS), ("t5v1_1", EMBEDDINGS[2:]), ("t5v1_0", (*EMBEDDINGS, "lm_head"))],
     ids=str,
 )
-def test_embeddings_may_stand_under_other_names(name, names, tmp_path):
+def test_embeddings_may_stand_under_other_names(name, names, tmp_path, read_golden, write_folder, load_language_model):
     """Old checkpoints have them three or four times; MADLAD-400 has only the decoder's."""
     golden = read_golden(name)
-    _, expected = load(write_folder(golden, tmp_path))
-    _, found = load(write_folder(renamed(golden, shared=names), tmp_path))
+    _, expected = load_language_model(write_folder(golden, tmp_path))
+    _, found = load_language_model(write_folder(renamed(golden, shared=names), tmp_path))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_a_tied_head_with_a_tensor_of_its_own_is_refused(tmp_path):
+def test_a_tied_head_with_a_tensor_of_its_own_is_refused(tmp_path, read_golden, write_folder, load_language_model):
     golden = read_golden("t5v1_0")
     golden["weights/lm_head.weight"] = golden["weights/shared.weight"] + 1
     with pytest.raises(WeightFileError, match=r"lm_head\.weight differs from shared\.weight"):
-        load(write_folder(golden, tmp_path))
+        load_language_model(write_folder(golden, tmp_path))
 
 
-def test_an_untied_head_without_a_tensor_is_refused(tmp_path):
+def test_an_untied_head_without_a_tensor_is_refused(tmp_path, read_golden, write_folder, load_language_model):
     golden = renamed(read_golden("t5v1_1"), lm_head=())
     with pytest.raises(WeightFileError, match=r"missing \(1\): lm_head\.weight"):
-        load(write_folder(golden, tmp_path))
+        load_language_model(write_folder(golden, tmp_path))
 
 
-def test_the_table_that_old_checkpoints_have_for_nothing_is_left_behind(tmp_path):
+def test_the_table_that_old_checkpoints_have_for_nothing_is_left_behind(
+    tmp_path, read_golden, write_folder, load_language_model
+):
     golden = read_golden("t5v1_0")
     name = "weights/decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     golden[name] = np.zeros((8, 4), np.float32)
-    assert_parity(golden, write_folder(golden, tmp_path))
+    assert_parity(golden, *load_language_model(write_folder(golden, tmp_path)))

@@ -7,24 +7,16 @@ The files in tests/golden hold config.json, preprocessor_config.json, weights an
 """
 
 import json
-import os
-import pathlib
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from slm_jax import trees
 from slm_jax.audio.nemo_log_mel import NemoLogMel
-from slm_jax.weights.huggingface import fast_conformer
+from slm_jax.weights.huggingface import components, fast_conformer
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
-from slm_jax.weights.huggingface.folder import Folder
-from slm_jax.weights.tables import read_parameters
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
 LENGTHS = (8000, 5130)
 SIZES = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, num_mel_bins=8)
 SIZES |= dict(conv_kernel_size=5, subsampling_conv_channels=3)
@@ -43,19 +35,7 @@ def waveforms():
     return [(0.2 * voice[:n] + 1e-3 * rng.normal(size=n)).astype(np.float32) for n in LENGTHS]
 
 
-def random_values(name, tensor):
-    """Values that let what is heard through to the end: scales near 1, maps that keep the size of what they map."""
-    import torch
-
-    noise = torch.randn(tensor.shape)
-    if "running_var" in name:
-        return noise.abs() + 0.5
-    if tensor.ndim > 1:
-        return 1.5 * noise / tensor[0].numel() ** 0.5
-    return 0.3 * noise + ("norm" in name and name.endswith("weight"))
-
-
-def make_golden(kind):
+def make_golden(kind, fill_at_random):
     """config.json, preprocessor_config.json, weights by their names, features, frames and scores."""
     import torch
     import transformers
@@ -67,9 +47,7 @@ def make_golden(kind):
     model = (transformers.ParakeetForCTC if kind == "parakeet_ctc" else transformers.ParakeetEncoder)(config).eval()
     hear = transformers.ParakeetFeatureExtractor(feature_size=SIZES["num_mel_bins"])
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                tensor.copy_(random_values(name, tensor))
+        fill_at_random(model)
         heard = hear(waveforms(), sampling_rate=16000, return_tensors="pt")
         encoder = model.encoder if kind == "parakeet_ctc" else model
         frames = encoder(**heard)
@@ -77,59 +55,18 @@ def make_golden(kind):
         outputs["feature_mask"] = heard["attention_mask"]
         if kind == "parakeet_ctc":
             outputs["scores"] = model(**heard).logits
-    weights = {f"weights/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
-    written = json.loads(config.to_json_string()) | dict(architectures=[type(model).__name__], model_type=kind)
-    texts = dict(config=written, preprocessor=hear.to_dict())
-    return (
-        weights
-        | {name: tensor.numpy() for name, tensor in outputs.items()}
-        | {name: np.array(json.dumps(text, sort_keys=True)) for name, text in texts.items()}
-    )
+    config = json.loads(config.to_json_string()) | dict(architectures=[type(model).__name__], model_type=kind)
+    return dict(config=config, preprocessor=hear.to_dict(), weights=model.state_dict(), arrays=outputs)
 
 
-def read_golden(kind):
-    with np.load(GOLDEN / f"hf_{kind}.npz", allow_pickle=False) as golden:
-        return dict(golden)
-
-
-def write_folder(golden, folder, *, preprocessor=None, **changes):
-    """The checkpoint, as save_pretrained would write it; a change of None takes a field away."""
-    weights = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
-    safetensors.numpy.save_file(weights, folder / "model.safetensors")
-    for name, changed in (("config", changes), ("preprocessor", preprocessor or {})):
-        fields = json.loads(str(golden[name])) | changed
-        fields = {field: value for field, value in fields.items() if value is not None}
-        file = "config.json" if name == "config" else "preprocessor_config.json"
-        (folder / file).write_text(json.dumps(fields))
-    return folder
-
-
-def load(folder, **settings):
-    """The model of a folder, and its parameters."""
-    folder = Folder(folder)
-    model = fast_conformer.model_of(folder.config, folder.preprocessor, where="config.json", **settings)
-    speech, length = jnp.zeros((1, 3200)), jnp.array([3200])
-    shapes = trees.flatten(nn.unbox(jax.eval_shape(model.init, jax.random.key(0), speech, length))["params"])
-    table, unused = fast_conformer.rows(model), fast_conformer.unused(model)
-    return model, trees.unflatten(dict(read_parameters(folder, table, shapes=shapes, unused=unused)))
-
-
-def padded():
-    """The waveforms as a batch with garbage beyond their ends."""
-    size = max(LENGTHS) + 700
-    batch = [np.concatenate([x, np.full(size - len(x), 7.0, np.float32)]) for x in waveforms()]
-    return jnp.asarray(np.stack(batch)), jnp.array(LENGTHS)
-
-
-def assert_parity(golden, folder, **settings):
-    model, params = load(folder, **settings)
-    features, length = model.front_end(*padded())
+def assert_parity(golden, batch, model, params):
+    features, length = model.front_end(*batch)
     size = features.shape[1]
     assert length.tolist() == golden["feature_mask"].sum(1).tolist()
     heard = np.pad(golden["features"], ((0, 0), (0, size), (0, 0)))[:, :size]
     np.testing.assert_allclose(features, heard, atol=1e-4)
 
-    output = jax.jit(lambda params: model.apply({"params": params}, *padded()))(params)
+    output = jax.jit(lambda params: model.apply({"params": params}, *batch))(params)
     real = golden["mask"].astype(bool)
     assert np.array_equal(output.mask[:, : real.shape[1]], real) and output.mask.sum() == real.sum()
     np.testing.assert_allclose(output.embeddings[output.mask], golden["frames"][real], atol=1e-4)
@@ -142,24 +79,26 @@ def assert_parity(golden, folder, **settings):
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_parity_with_the_golden_file(kind, scan_layers, tmp_path):
+def test_parity_with_the_golden_file(
+    kind, scan_layers, tmp_path, read_golden, write_folder, load_encoder, pad_with_garbage
+):
     golden = read_golden(kind)
-    assert_parity(golden, write_folder(golden, tmp_path), scan_layers=scan_layers)
+    encoder = load_encoder(write_folder(golden, tmp_path), scan_layers=scan_layers)
+    assert_parity(golden, pad_with_garbage(waveforms()), *encoder)
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_parity_with_transformers(kind, tmp_path):
-    golden = make_golden(kind)
-    if os.environ.get("SLM_JAX_UPDATE_GOLDEN"):
-        np.savez_compressed(GOLDEN / f"hf_{kind}.npz", **golden)
-    assert_parity(golden, write_folder(golden, tmp_path))
+def test_parity_with_transformers(
+    kind, tmp_path, fill_at_random, keep_golden, write_folder, load_encoder, pad_with_garbage
+):
+    golden = keep_golden(kind, **make_golden(kind, fill_at_random))
+    assert_parity(golden, pad_with_garbage(waveforms()), *load_encoder(write_folder(golden, tmp_path)))
 
 
-def test_what_is_heard_is_read_from_the_preprocessor(tmp_path):
+def test_what_is_heard_is_read_from_the_preprocessor(tmp_path, read_golden, write_folder):
     changes = dict(win_length=320, hop_length=200, n_fft=1024, preemphasis=0.5)
-    folder = Folder(write_folder(read_golden("parakeet_ctc"), tmp_path, preprocessor=changes))
-    model = fast_conformer.model_of(folder.config, folder.preprocessor, where="config.json")
+    model = components.speech_encoder(write_folder(read_golden("parakeet_ctc"), tmp_path, preprocessor=changes))
     assert model.front_end == NemoLogMel(8, frame_samples=320, hop_samples=200, fft_length=1024, preemphasis=0.5)
 
 
@@ -179,10 +118,12 @@ def test_what_is_heard_is_read_from_the_preprocessor(tmp_path):
         ({}, dict(dither=0.1), "fields that slm_jax does not know.*dither=0.1"),
     ],
 )
-def test_what_is_not_computed_is_refused_by_name(changes, preprocessor, message, tmp_path):
-    folder = write_folder(read_golden("parakeet_encoder"), tmp_path, preprocessor=preprocessor, **changes)
+def test_what_is_not_computed_is_refused_by_name(
+    changes, preprocessor, message, tmp_path, monkeypatch, read_golden, write_folder
+):
+    monkeypatch.chdir(write_folder(read_golden("parakeet_encoder"), tmp_path, preprocessor=preprocessor, **changes))
     with pytest.raises(UnsupportedConfigError, match=message):
-        load(folder)
+        components.speech_encoder(".")  # so that messages name files without a path
 
 
 @pytest.mark.parametrize(
@@ -194,14 +135,17 @@ def test_what_is_not_computed_is_refused_by_name(changes, preprocessor, message,
         (dict(encoder_config=SIZES | dict(head_dim=3)), "encoder_config of config.json has fields.*head_dim=3"),
     ],
 )
-def test_a_head_that_is_not_computed_is_refused_by_name(changes, message, tmp_path):
+def test_a_head_that_is_not_computed_is_refused_by_name(
+    changes, message, tmp_path, monkeypatch, read_golden, write_folder
+):
+    monkeypatch.chdir(write_folder(read_golden("parakeet_ctc"), tmp_path, **changes))
     with pytest.raises(UnsupportedConfigError, match=message):
-        load(write_folder(read_golden("parakeet_ctc"), tmp_path, **changes))
+        components.speech_encoder(".")  # so that messages name files without a path
 
 
-def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
+def test_scanned_and_unrolled_parameters_are_the_same(tmp_path, read_golden, write_folder, load_encoder):
     folder = write_folder(read_golden("parakeet_ctc"), tmp_path)
-    (_, stacked), (_, unrolled) = load(folder), load(folder, scan_layers=False)
+    (_, stacked), (_, unrolled) = load_encoder(folder), load_encoder(folder, scan_layers=False)
     jax.tree.map(np.testing.assert_array_equal, trees.stack_layers(unrolled), stacked)
 
 
@@ -211,7 +155,7 @@ def test_sizes_of_the_open_model():
     encoder |= dict(conv_kernel_size=9, subsampling_conv_channels=256, num_mel_bins=80)
     config = dict(model_type="parakeet_ctc", vocab_size=1025, pad_token_id=1024, encoder_config=encoder)
     model = fast_conformer.model_of(config, {}, where="config.json")
-    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16000)), jnp.array([16000]))["params"]
-    assert sum(trees.count(nn.unbox(boxed)).values()) / 1e9 == pytest.approx(0.609, abs=0.001)
+    shapes = components.parameter_shapes(model)
+    assert sum(trees.count(shapes).values()) / 1e9 == pytest.approx(0.609, abs=0.001)
     paths = {row.ours for row in fast_conformer.rows(model)}
-    assert paths == trees.flatten(boxed).keys()
+    assert paths == trees.flatten(shapes).keys()

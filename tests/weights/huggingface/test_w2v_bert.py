@@ -7,24 +7,17 @@ The files in tests/golden hold config.json, preprocessor_config.json, weights an
 """
 
 import json
-import os
-import pathlib
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from slm_jax import trees
 from slm_jax.models.w2v_bert import LengthAdapter
-from slm_jax.weights.huggingface import w2v_bert
+from slm_jax.weights.huggingface import components, w2v_bert
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
-from slm_jax.weights.huggingface.folder import Folder
-from slm_jax.weights.tables import read_parameters
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
 LENGTHS = (4720, 3450)
 SIZES = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12)
 SIZES |= dict(feature_projection_input_dim=16, conv_depthwise_kernel_size=5)
@@ -42,19 +35,7 @@ def waveforms():
     return [(0.2 * voice[:n] + 0.05 * hiss[:n]).astype(np.float32) for n in LENGTHS]
 
 
-def random_values(name, tensor):
-    """Values that let what is heard through to the end: scales near 1, maps that keep the size of what they map."""
-    import torch
-
-    noise = torch.randn(tensor.shape)
-    if "running_var" in name:
-        return noise.abs() + 0.5
-    if tensor.ndim > 1:
-        return 1.5 * noise / tensor[0].numel() ** 0.5
-    return 0.3 * noise + ("norm" in name and name.endswith("weight"))
-
-
-def make_golden(kind):
+def make_golden(kind, fill_at_random):
     """config.json, preprocessor_config.json, weights by their names, features, frames and scores.
 
     The blocks are given the padded batch and its mask. The length adapter of transformers lets what is computed of
@@ -68,8 +49,7 @@ def make_golden(kind):
     model = (transformers.Wav2Vec2BertModel if kind == "bare" else transformers.Wav2Vec2BertForCTC)(config).eval()
     hear = transformers.SeamlessM4TFeatureExtractor(feature_size=8, num_mel_bins=8)
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            tensor.copy_(random_values(name, tensor))
+        fill_at_random(model)
         heard = hear(waveforms(), sampling_rate=16000, return_tensors="pt")
         outputs = dict(features=heard["input_features"], feature_mask=heard["attention_mask"])
         if kind == "bare":
@@ -79,58 +59,17 @@ def make_golden(kind):
                 alone = heard["input_features"][row : row + 1, :length]
                 outputs[f"frames_{row}"] = model.wav2vec2_bert(alone).last_hidden_state[0]
                 outputs[f"scores_{row}"] = model(alone).logits[0]
-    weights = {f"weights/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
-    written = json.loads(config.to_json_string()) | dict(architectures=[type(model).__name__])
-    texts = dict(config=written, preprocessor=hear.to_dict())
-    return (
-        weights
-        | {name: tensor.numpy() for name, tensor in outputs.items()}
-        | {name: np.array(json.dumps(text, sort_keys=True)) for name, text in texts.items()}
-    )
+    config = json.loads(config.to_json_string()) | dict(architectures=[type(model).__name__])
+    return dict(config=config, preprocessor=hear.to_dict(), weights=model.state_dict(), arrays=outputs)
 
 
-def read_golden(kind):
-    with np.load(GOLDEN / f"hf_w2v_bert_{kind}.npz", allow_pickle=False) as golden:
-        return dict(golden)
-
-
-def write_folder(golden, folder, *, preprocessor=None, **changes):
-    """The checkpoint, as save_pretrained would write it; a change of None takes a field away."""
-    weights = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
-    safetensors.numpy.save_file(weights, folder / "model.safetensors")
-    for name, changed in (("config", changes), ("preprocessor", preprocessor or {})):
-        fields = json.loads(str(golden[name])) | changed
-        fields = {field: value for field, value in fields.items() if value is not None}
-        file = "config.json" if name == "config" else "preprocessor_config.json"
-        (folder / file).write_text(json.dumps(fields))
-    return folder
-
-
-def load(folder, **settings):
-    """The model of a folder, and its parameters."""
-    folder = Folder(folder)
-    model = w2v_bert.model_of(folder.config, folder.preprocessor, where="config.json", **settings)
-    speech, length = jnp.zeros((1, 3200)), jnp.array([3200])
-    shapes = trees.flatten(nn.unbox(jax.eval_shape(model.init, jax.random.key(0), speech, length))["params"])
-    table, unused = w2v_bert.rows(model), w2v_bert.unused(model)
-    return model, trees.unflatten(dict(read_parameters(folder, table, shapes=shapes, unused=unused)))
-
-
-def padded():
-    """The waveforms as a batch with garbage beyond their ends."""
-    size = max(LENGTHS) + 700
-    batch = [np.concatenate([x, np.full(size - len(x), 7.0, np.float32)]) for x in waveforms()]
-    return jnp.asarray(np.stack(batch)), jnp.array(LENGTHS)
-
-
-def assert_parity(golden, folder, **settings):
-    model, params = load(folder, **settings)
-    features, length = model.front_end(*padded())
+def assert_parity(golden, batch, model, params):
+    features, length = model.front_end(*batch)
     real = golden["feature_mask"].astype(bool)
     assert length.tolist() == real.sum(1).tolist()
     np.testing.assert_allclose(features[:, : real.shape[1]][real], golden["features"][real], atol=1e-4)
 
-    output = jax.jit(lambda params: model.apply({"params": params}, *padded()))(params)
+    output = jax.jit(lambda params: model.apply({"params": params}, *batch))(params)
     assert not np.any(output.embeddings[~output.mask])
     if "frames" in golden:
         assert np.array_equal(output.mask[:, : real.shape[1]], real) and output.ctc_logits is None
@@ -144,37 +83,40 @@ def assert_parity(golden, folder, **settings):
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_parity_with_the_golden_file(kind, scan_layers, tmp_path):
-    golden = read_golden(kind)
-    assert_parity(golden, write_folder(golden, tmp_path), scan_layers=scan_layers)
+def test_parity_with_the_golden_file(
+    kind, scan_layers, tmp_path, read_golden, write_folder, load_encoder, pad_with_garbage
+):
+    golden = read_golden(f"w2v_bert_{kind}")
+    encoder = load_encoder(write_folder(golden, tmp_path), scan_layers=scan_layers)
+    assert_parity(golden, pad_with_garbage(waveforms()), *encoder)
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_parity_with_transformers(kind, tmp_path):
-    golden = make_golden(kind)
-    if os.environ.get("SLM_JAX_UPDATE_GOLDEN"):
-        np.savez_compressed(GOLDEN / f"hf_w2v_bert_{kind}.npz", **golden)
-    assert_parity(golden, write_folder(golden, tmp_path))
+def test_parity_with_transformers(
+    kind, tmp_path, fill_at_random, keep_golden, write_folder, load_encoder, pad_with_garbage
+):
+    golden = keep_golden(f"w2v_bert_{kind}", **make_golden(kind, fill_at_random))
+    assert_parity(golden, pad_with_garbage(waveforms()), *load_encoder(write_folder(golden, tmp_path)))
 
 
-def test_what_hides_frames_in_training_may_be_missing(tmp_path):
-    golden = read_golden("bare")
+def test_what_hides_frames_in_training_may_be_missing(tmp_path, read_golden, write_folder, load_encoder):
+    golden = read_golden("w2v_bert_bare")
     del golden["weights/masked_spec_embed"]
-    load(write_folder(golden, tmp_path))
+    load_encoder(write_folder(golden, tmp_path))
 
 
-def test_settings_reach_the_length_adapter(tmp_path):
-    folder = Folder(write_folder(read_golden("ctc"), tmp_path))
-    model = w2v_bert.model_of(folder.config, folder.preprocessor, where="config.json", dtype=jnp.bfloat16)
+def test_settings_reach_the_length_adapter(tmp_path, read_golden, write_folder):
+    folder = write_folder(read_golden("w2v_bert_ctc"), tmp_path)
+    model = components.speech_encoder(folder, dtype=jnp.bfloat16)
     adapter = dict(num_layers=2, width=6, num_heads=2, ff_width=12, kernel_size=3, stride=2)
     assert model.length_adapter == LengthAdapter(**adapter, dtype=jnp.bfloat16)
     assert (model.ctc_vocab_size, model.ctc_blank, model.front_end.num_mels) == (5, 2, 8)
 
 
-def test_a_blank_that_is_last_stays_there(tmp_path):
-    folder = Folder(write_folder(read_golden("ctc"), tmp_path, pad_token_id=5))
-    assert w2v_bert.model_of(folder.config, folder.preprocessor, where="config.json").ctc_blank is None
+def test_a_blank_that_is_last_stays_there(tmp_path, read_golden, write_folder):
+    folder = write_folder(read_golden("w2v_bert_ctc"), tmp_path, pad_token_id=5)
+    assert components.speech_encoder(folder).ctc_blank is None
 
 
 @pytest.mark.parametrize(
@@ -202,15 +144,17 @@ def test_a_blank_that_is_last_stays_there(tmp_path):
         ({}, dict(dither=0.1), "fields that slm_jax does not know.*dither=0.1"),
     ],
 )
-def test_what_is_not_computed_is_refused_by_name(changes, preprocessor, message, tmp_path):
-    folder = write_folder(read_golden("ctc"), tmp_path, preprocessor=preprocessor, **changes)
+def test_what_is_not_computed_is_refused_by_name(
+    changes, preprocessor, message, tmp_path, monkeypatch, read_golden, write_folder
+):
+    monkeypatch.chdir(write_folder(read_golden("w2v_bert_ctc"), tmp_path, preprocessor=preprocessor, **changes))
     with pytest.raises(UnsupportedConfigError, match=message):
-        load(folder)
+        components.speech_encoder(".")  # so that messages name files without a path
 
 
-def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
-    folder = write_folder(read_golden("ctc"), tmp_path)
-    (_, stacked), (_, unrolled) = load(folder), load(folder, scan_layers=False)
+def test_scanned_and_unrolled_parameters_are_the_same(tmp_path, read_golden, write_folder, load_encoder):
+    folder = write_folder(read_golden("w2v_bert_ctc"), tmp_path)
+    (_, stacked), (_, unrolled) = load_encoder(folder), load_encoder(folder, scan_layers=False)
     jax.tree.map(np.testing.assert_array_equal, trees.stack_layers(unrolled), stacked)
 
 
@@ -218,6 +162,6 @@ def test_sizes_of_the_open_model():
     """facebook/w2v-bert-2.0: 24 layers of width 1024."""
     config = dict(model_type="wav2vec2-bert", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)
     model = w2v_bert.model_of(config | dict(intermediate_size=4096), {}, where="config.json")
-    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16000)), jnp.array([16000]))["params"]
-    assert sum(trees.count(nn.unbox(boxed)).values()) / 1e9 == pytest.approx(0.580, abs=0.001)
-    assert {row.ours for row in w2v_bert.rows(model)} == trees.flatten(boxed).keys()
+    shapes = components.parameter_shapes(model)
+    assert sum(trees.count(shapes).values()) / 1e9 == pytest.approx(0.580, abs=0.001)
+    assert {row.ours for row in w2v_bert.rows(model)} == trees.flatten(shapes).keys()

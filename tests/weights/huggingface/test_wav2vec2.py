@@ -9,25 +9,18 @@ mask. With torch and transformers the same models are built anew and compared wi
 """
 
 import json
-import os
-import pathlib
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from slm_jax import trees
 from slm_jax.models.wav2vec2 import Waveform, standardize
-from slm_jax.weights.huggingface import wav2vec2
+from slm_jax.weights.huggingface import components
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
-from slm_jax.weights.huggingface.folder import Folder
 from slm_jax.weights.safetensors_io import WeightFileError
-from slm_jax.weights.tables import read_parameters
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
 LENGTHS, NUM_SAMPLES = (500, 367, 45), 500
 SIZES = dict(
     hidden_size=12,
@@ -72,10 +65,12 @@ def make_golden(kind):
         heard = [samples[:length] for samples, length in zip(speech, LENGTHS, strict=True)]
         padded = extractor(heard, sampling_rate=16000, padding=True, return_tensors="pt")
         outputs = reference_outputs(model, padded.input_values, padded.attention_mask)
-    weights = {f"weights/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
-    config = json.dumps(config.to_diff_dict() | fields | dict(architectures=[name]), sort_keys=True)
-    texts = dict(config=np.array(config), preprocessor=np.array(extractor.to_json_string()))
-    return weights | texts | outputs | dict(speech=speech, input_values=padded.input_values.numpy())
+    return dict(
+        config=config.to_diff_dict() | fields | dict(architectures=[name]),
+        preprocessor=json.loads(extractor.to_json_string()),
+        weights=model.state_dict(),
+        arrays=outputs | dict(speech=speech, input_values=padded.input_values),
+    )
 
 
 def reference_outputs(model, samples, mask):
@@ -94,50 +89,15 @@ def reference_outputs(model, samples, mask):
     for i, length in enumerate(LENGTHS):
         for values in outputs.values():
             values[i, int(encoder._get_feat_extract_output_lengths(length)) :] = 0
-    return {name: values.numpy() for name, values in outputs.items()}
-
-
-def read_golden(kind):
-    with np.load(GOLDEN / f"hf_{kind}.npz", allow_pickle=False) as golden:
-        return dict(golden)
-
-
-def write_folder(golden, folder, *, rename=lambda name: name, extra=(), preprocessor=(), **changes):
-    """The checkpoint, as save_pretrained would write it; a change of None takes a field away."""
-    stored = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
-    weights = {rename(name): value for name, value in stored.items()} | {name: np.ones(3, np.float32) for name in extra}
-    safetensors.numpy.save_file(weights, folder / "model.safetensors")
-    for name, file, changed in (
-        ("config", "config.json", changes),
-        ("preprocessor", "preprocessor_config.json", dict(preprocessor)),
-    ):
-        fields = json.loads(str(golden[name])) | changed
-        (folder / file).write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
-    return folder
-
-
-def model_of(path, **settings):
-    folder = Folder(path)
-    return wav2vec2.model_of(folder.config, folder.preprocessor, where=str(path / "config.json"), **settings)
-
-
-def load(path, **settings):
-    """The encoder of a folder, and its parameters by path."""
-    model = model_of(path, **settings)
-    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, NUM_SAMPLES)), jnp.array([NUM_SAMPLES]))
-    shapes = trees.flatten(nn.meta.unbox(boxed)["params"])
-    table = wav2vec2.rows(model)
-    return model, dict(read_parameters(Folder(path), table, shapes=shapes, unused=wav2vec2.unused(model)))
+    return outputs
 
 
 def blank_last(scores, blank):
     return np.concatenate([np.delete(scores, blank, axis=-1), scores[..., blank : blank + 1]], axis=-1)
 
 
-def assert_parity(golden, path, **settings):
-    model, flat = load(path, **settings)
-    params = {"params": trees.unflatten({name: jnp.asarray(value) for name, value in flat.items()})}
-    output = jax.jit(model.apply)(params, jnp.asarray(golden["speech"]), jnp.array(LENGTHS))
+def assert_parity(golden, model, params):
+    output = jax.jit(model.apply)({"params": params}, jnp.asarray(golden["speech"]), jnp.array(LENGTHS))
     np.testing.assert_allclose(output.embeddings, golden["frames"], atol=1e-4, rtol=0)
     assert output.mask.sum(axis=1).tolist() == [model.output_length(length) for length in LENGTHS]
     if golden["scores"].size:
@@ -150,21 +110,19 @@ def assert_parity(golden, path, **settings):
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 @KINDS
-def test_parity_with_the_golden_file(kind, scan_layers, tmp_path):
+def test_parity_with_the_golden_file(kind, scan_layers, tmp_path, read_golden, write_folder, load_encoder):
     golden = read_golden(kind)
-    assert_parity(golden, write_folder(golden, tmp_path), scan_layers=scan_layers)
+    assert_parity(golden, *load_encoder(write_folder(golden, tmp_path), scan_layers=scan_layers))
 
 
 @pytest.mark.torch
 @KINDS
-def test_parity_with_transformers(kind, tmp_path):
-    golden = make_golden(kind)
-    if os.environ.get("SLM_JAX_UPDATE_GOLDEN"):
-        np.savez_compressed(GOLDEN / f"hf_{kind}.npz", **golden)
-    assert_parity(golden, write_folder(golden, tmp_path))
+def test_parity_with_transformers(kind, tmp_path, keep_golden, write_folder, load_encoder):
+    golden = keep_golden(kind, **make_golden(kind))
+    assert_parity(golden, *load_encoder(write_folder(golden, tmp_path)))
 
 
-def test_the_waveform_is_standardized_as_by_the_feature_extractor():
+def test_the_waveform_is_standardized_as_by_the_feature_extractor(read_golden):
     golden = read_golden("wav2vec2_base")
     samples = standardize(jnp.asarray(golden["speech"]), jnp.array(LENGTHS))
     np.testing.assert_allclose(samples, golden["input_values"], atol=1e-5, rtol=0)
@@ -182,49 +140,51 @@ def old_weight_norm(name):
         ("wav2vec2_base", old_weight_norm, ["masked_spec_embed"], {}),
         (
             "wav2vec2_base",
-            lambda name: f"wav2vec2.{name}",
+            lambda name: name.replace("weights/", "weights/wav2vec2."),
             ["quantizer.codevectors", "quantizer.weight_proj.bias", "project_q.weight", "project_hid.bias"],
             dict(architectures=["Wav2Vec2ForPreTraining"]),
         ),
         ("hubert_large_ctc", old_weight_norm, ["hubert.masked_spec_embed"], {}),
     ],
 )
-def test_all_names_of_a_checkpoint_give_the_same(kind, rename, extra, changes, tmp_path_factory):
+def test_all_names_of_a_checkpoint_give_the_same(
+    kind, rename, extra, changes, tmp_path_factory, read_golden, write_folder, load_encoder
+):
     golden = read_golden(kind)
     golden = {name: value for name, value in golden.items() if not name.endswith("masked_spec_embed")}
-    _, expected = load(write_folder(golden, tmp_path_factory.mktemp("new")))
-    folder = write_folder(golden, tmp_path_factory.mktemp("old"), rename=rename, extra=extra, **changes)
-    _, found = load(folder)
+    _, expected = load_encoder(write_folder(golden, tmp_path_factory.mktemp("new")))
+    renamed = {rename(name): value for name, value in golden.items()}
+    renamed |= {f"weights/{name}": np.ones(3, np.float32) for name in extra}
+    _, found = load_encoder(write_folder(renamed, tmp_path_factory.mktemp("old"), **changes))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_scanned_and_unrolled_parameters_are_the_same(tmp_path):
+def test_scanned_and_unrolled_parameters_are_the_same(tmp_path, read_golden, write_folder, load_encoder):
     folder = write_folder(read_golden("hubert_large_ctc"), tmp_path)
-    (_, stacked), (_, unrolled) = load(folder), load(folder, scan_layers=False)
-    restacked = trees.flatten(trees.stack_layers(trees.unflatten(unrolled)))
-    jax.tree.map(np.testing.assert_array_equal, restacked, stacked)
+    (_, stacked), (_, unrolled) = load_encoder(folder), load_encoder(folder, scan_layers=False)
+    jax.tree.map(np.testing.assert_array_equal, trees.stack_layers(unrolled), stacked)
 
 
-def test_a_tensor_that_is_not_there_is_named_as_in_the_checkpoint(tmp_path):
+def test_a_tensor_that_is_not_there_is_named_as_in_the_checkpoint(tmp_path, read_golden, write_folder, load_encoder):
     golden = read_golden("hubert_large_ctc")
     del golden["weights/hubert.encoder.layers.1.attention.q_proj.bias"]
     with pytest.raises(WeightFileError, match=r"missing \(1\): hubert\.encoder\.layers\.1\.attention\.q_proj\.bias$"):
-        load(write_folder(golden, tmp_path))
+        load_encoder(write_folder(golden, tmp_path))
 
 
-def test_a_head_that_the_configuration_does_not_have_is_unexpected(tmp_path):
+def test_a_head_that_the_configuration_does_not_have_is_unexpected(tmp_path, read_golden, write_folder, load_encoder):
     folder = write_folder(read_golden("hubert_large_ctc"), tmp_path, architectures=["HubertModel"])
     with pytest.raises(WeightFileError, match=r"unexpected \(2\): lm_head\.bias, lm_head\.weight"):
-        load(folder)
+        load_encoder(folder)
 
 
 @pytest.mark.parametrize(("normalized", "waveform"), [(True, Waveform.STANDARDIZED), (False, Waveform.AS_IS)])
-def test_the_preprocessor_says_what_is_done_to_the_samples(normalized, waveform, tmp_path):
+def test_the_preprocessor_says_what_is_done_to_the_samples(normalized, waveform, tmp_path, read_golden, write_folder):
     folder = write_folder(read_golden("wav2vec2_base"), tmp_path, preprocessor=dict(do_normalize=normalized))
-    assert model_of(folder).waveform is waveform
+    assert components.speech_encoder(folder).waveform is waveform
 
 
-def test_every_field_of_a_real_configuration_is_known(tmp_path):
+def test_every_field_of_a_real_configuration_is_known(tmp_path, read_golden, write_folder):
     """Fields of the published wav2vec2-base that transformers does not write any more."""
     old = dict(
         feat_extract_dropout=0.0,
@@ -246,8 +206,8 @@ def test_every_field_of_a_real_configuration_is_known(tmp_path):
         torch_dtype="float32",
     )
     golden = read_golden("wav2vec2_base")
-    expected = model_of(write_folder(golden, tmp_path))
-    assert model_of(write_folder(golden, tmp_path, **old)) == expected
+    expected = components.speech_encoder(write_folder(golden, tmp_path))
+    assert components.speech_encoder(write_folder(golden, tmp_path, **old)) == expected
 
 
 @pytest.mark.parametrize(
@@ -278,10 +238,10 @@ def test_every_field_of_a_real_configuration_is_known(tmp_path):
         ),
     ],
 )
-def test_what_is_not_computed_is_refused_by_name(kind, changes, message, tmp_path):
+def test_what_is_not_computed_is_refused_by_name(kind, changes, message, tmp_path, read_golden, write_folder):
     folder = write_folder(read_golden(kind), tmp_path, **changes)
     with pytest.raises(UnsupportedConfigError, match=message):
-        model_of(folder)
+        components.speech_encoder(folder)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +253,7 @@ def test_what_is_not_computed_is_refused_by_name(kind, changes, message, tmp_pat
         (dict(dither=0.1), "fields that slm_jax does not know.*dither=0.1"),
     ],
 )
-def test_what_the_front_end_does_not_do_is_refused_by_name(changes, message, tmp_path):
+def test_what_the_front_end_does_not_do_is_refused_by_name(changes, message, tmp_path, read_golden, write_folder):
     folder = write_folder(read_golden("wav2vec2_base"), tmp_path, preprocessor=changes)
     with pytest.raises(UnsupportedConfigError, match=rf"preprocessor_config\.json.*{message}"):
-        model_of(folder)
+        components.speech_encoder(folder)

@@ -3,23 +3,15 @@
 SLM_JAX_UPDATE_GOLDEN=1 python -m pytest tests/weights/huggingface/test_whisper.py    # writes the file again
 """
 
-import json
-import os
-import pathlib
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
-from slm_jax.weights import foundation
 from slm_jax.weights.huggingface import components
 from slm_jax.weights.huggingface.fields import UnsupportedConfigError
 from slm_jax.weights.safetensors_io import WeightFileError
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "hf_whisper.npz"
 SECONDS, RATE = 2, 16_000
 LENGTHS = (11_000, 20_320)
 KEPT = 20  # frames of log-mel kept in the file, from either end of what is spoken
@@ -68,46 +60,21 @@ def make_golden():
             if "embed_positions" not in name:
                 parameter.copy_(torch.randn(parameter.shape) * 0.4)
         hidden = model.model.encoder(log_mel).last_hidden_state
-    weights = {f"weights/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
-    weights.pop("weights/proj_out.weight")  # tied
-    texts = dict(config=config.to_diff_dict() | {"model_type": "whisper"}, preprocessor=extractor.to_dict())
-    return (
-        weights
-        | {name: np.array(json.dumps(text, default=np.ndarray.tolist)) for name, text in texts.items()}
-        | dict(log_mel=log_mel.numpy().swapaxes(1, 2)[:, :KEPT], hidden=hidden.numpy())
+    weights = model.state_dict()
+    weights.pop("proj_out.weight")  # tied
+    return dict(
+        config=config.to_diff_dict() | {"model_type": "whisper"},
+        preprocessor=extractor.to_dict(),
+        weights=weights,
+        arrays=dict(log_mel=log_mel.swapaxes(1, 2)[:, :KEPT], hidden=hidden),
     )
-
-
-def read_golden():
-    with np.load(GOLDEN, allow_pickle=False) as golden:
-        return dict(golden)
-
-
-def write_folder(golden, folder, *, config=(), preprocessor=(), without=()):
-    weights = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
-    safetensors.numpy.save_file(
-        {name: value for name, value in weights.items() if name not in without}, folder / "model.safetensors"
-    )
-    for name, changes in (("config", config), ("preprocessor", preprocessor)):
-        fields = json.loads(str(golden[name])) | dict(changes)
-        file = "config.json" if name == "config" else "preprocessor_config.json"
-        (folder / file).write_text(json.dumps({key: value for key, value in fields.items() if value is not ...}))
-    return folder
 
 
 def inputs():
     return jnp.asarray(speech()), jnp.array(LENGTHS)
 
 
-def load(folder, **settings):
-    encoder = components.speech_encoder(folder, **settings)
-    shapes = nn.meta.unbox(jax.eval_shape(encoder.init, jax.random.key(0), *inputs()))["params"]
-    source = components.Checkpoint(str(folder))
-    return encoder, foundation.load_component(source, component="speech_encoder", shapes=shapes).parameters
-
-
-def assert_parity(golden, folder, **settings):
-    encoder, params = load(folder, **settings)
+def assert_parity(golden, encoder, params):
     log_mel, frame_length = encoder.front_end(*inputs())
     np.testing.assert_allclose(log_mel[:, :KEPT], golden["log_mel"], atol=1e-4)
     assert frame_length.tolist() == [100 * SECONDS] * 2
@@ -120,22 +87,20 @@ def assert_parity(golden, folder, **settings):
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
-def test_parity_with_the_golden_file(scan_layers, tmp_path):
-    golden = read_golden()
-    assert_parity(golden, write_folder(golden, tmp_path), scan_layers=scan_layers)
+def test_parity_with_the_golden_file(scan_layers, tmp_path, read_golden, write_folder, load_encoder):
+    golden = read_golden("whisper")
+    assert_parity(golden, *load_encoder(write_folder(golden, tmp_path), scan_layers=scan_layers))
 
 
 @pytest.mark.torch
-def test_parity_with_transformers(tmp_path):
-    golden = make_golden()
-    if os.environ.get("SLM_JAX_UPDATE_GOLDEN"):
-        np.savez_compressed(GOLDEN, **golden)
-    assert_parity(golden, write_folder(golden, tmp_path))
+def test_parity_with_transformers(tmp_path, keep_golden, write_folder, load_encoder):
+    golden = keep_golden("whisper", **make_golden())
+    assert_parity(golden, *load_encoder(write_folder(golden, tmp_path)))
 
 
-def test_without_padding_the_weights_are_the_same(tmp_path):
-    folder = write_folder(read_golden(), tmp_path)
-    (padded, params), (tight, same) = load(folder), load(folder, pad=False)
+def test_without_padding_the_weights_are_the_same(tmp_path, read_golden, write_folder, load_encoder):
+    folder = write_folder(read_golden("whisper"), tmp_path)
+    (padded, params), (tight, same) = load_encoder(folder), load_encoder(folder, pad=False)
     jax.tree.map(np.testing.assert_array_equal, params, same)
     assert (padded.front_end.seconds, tight.front_end.seconds) == (SECONDS, None)
 
@@ -143,30 +108,31 @@ def test_without_padding_the_weights_are_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(config=dict(model_type="encodec")), "model_type is 'encodec'; slm_jax knows speech encoders"),
-        (dict(config=dict(activation_function="relu")), "activation_function is 'relu', but slm_jax supports 'gelu'"),
-        (dict(config=dict(d_model=...)), "has no 'd_model'"),
-        (dict(config=dict(gated=1)), "does not know.*gated=1"),
+        (dict(model_type="encodec"), "model_type is 'encodec'; slm_jax knows speech encoders"),
+        (dict(activation_function="relu"), "activation_function is 'relu', but slm_jax supports 'gelu'"),
+        (dict(d_model=None), "has no 'd_model'"),
+        (dict(gated=1), "does not know.*gated=1"),
         (dict(preprocessor=dict(feature_size=80)), "feature_size is 80, but slm_jax supports 8 alone"),
         (dict(preprocessor=dict(sampling_rate=8000)), "sampling_rate is 8000, but slm_jax supports 16000 alone"),
         (dict(preprocessor=dict(feature_extractor_type="Other")), "feature_extractor_type is 'Other'"),
         (dict(preprocessor=dict(do_normalize=True)), "does not know.*do_normalize=True"),
     ],
 )
-def test_what_is_not_computed_is_refused_by_name(changes, message, tmp_path):
-    folder = write_folder(read_golden(), tmp_path, **changes)
+def test_what_is_not_computed_is_refused_by_name(changes, message, tmp_path, read_golden, write_folder):
+    folder = write_folder(read_golden("whisper"), tmp_path, **changes)
     with pytest.raises(UnsupportedConfigError, match=message):
         components.speech_encoder(folder)
 
 
-def test_a_folder_without_a_front_end_is_refused(tmp_path):
-    folder = write_folder(read_golden(), tmp_path)
+def test_a_folder_without_a_front_end_is_refused(tmp_path, read_golden, write_folder):
+    folder = write_folder(read_golden("whisper"), tmp_path)
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has neither preprocessor_config\.json nor a feature_extractor"):
         components.speech_encoder(folder)
 
 
-def test_a_missing_tensor_is_named(tmp_path):
-    folder = write_folder(read_golden(), tmp_path, without=["model.encoder.layers.1.fc2.bias"])
+def test_a_missing_tensor_is_named(tmp_path, read_golden, write_folder, load_encoder):
+    golden = read_golden("whisper")
+    del golden["weights/model.encoder.layers.1.fc2.bias"]
     with pytest.raises(WeightFileError, match=r"model\.encoder\.layers\.1\.fc2\.bias"):
-        load(folder)
+        load_encoder(write_folder(golden, tmp_path))

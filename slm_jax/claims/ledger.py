@@ -47,6 +47,8 @@ def draw(claims: Sequence[Summary], records: Sequence[Record], images: pathlib.P
         plots.plot_reducers(reducers, images / "reducers.png")
     if adapters := groups["Adapters"]:
         plots.plot_curves(adapters, images / "adapter_curves.png")
+    if open_weights := groups[ledger_page.OPEN_WEIGHTS]:
+        plots.plot_score_curves(open_weights, images / "open_weights.png")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,12 +11,14 @@ _TIMED = (
     "Two runs at a time, on a core each, ahead of whatever else the machine did: steps/s are good to about a tenth."
 )
 _SHARED = "These runs shared their machine: times and steps/s tell an order of magnitude, and are not to be compared."
+OPEN_WEIGHTS = "Open weights"
 GROUPS = (
     ("Study", "study"),
     ("Reducers", "reducers/"),
     ("Adapters", "adapters/"),
     ("Order, what is trained, and on what", ""),
     ("Speech encoder from a tenth of the labels", "scenes_"),
+    (OPEN_WEIGHTS, "whisper_base"),
 )
 """Titles, and how the names of their records begin; '' takes what is left."""
 
@@ -38,7 +40,15 @@ Done by `python -m slm_jax.train --gin_file=FILE` (with `--gin.SEED=SEED`); time
 {speed}
 
 """
+_OPEN_WEIGHTS = """
+Open-vocabulary English, 500 sentences of a voice that training never had; the headers of the gin files tell of the
+data. "alone" is what Whisper itself writes, its decoder included (transformers, greedy).
+
+![Word error rate over steps](images/open_weights.png)
+
+"""
 _SHORT = {
+    "test/wer": "WER",
     "transcribe/wer": "WER",
     "translate_de/bleu": "German BLEU",
     "translate_es/bleu": "Spanish BLEU",
@@ -72,7 +82,15 @@ def ledger(claims: Sequence[Summary], records: Sequence[Record]) -> str:
         if found := members(records, prefix):
             speed = _TIMED if title in ("Reducers", "Adapters") else _SHARED
             parts += [f"\n## {title}\n", _RUNS.format(speed=speed), _runs_table(found)]
+            parts += [_OPEN_WEIGHTS, *map(_score_lines, found)] if title == OPEN_WEIGHTS else []
     return "".join(parts)
+
+
+def _score_lines(record: Record) -> str:
+    """The scores of a run on its way, a line each."""
+    curves = [(name, curve) for name, curve in record.score_curves.items() if name in _SHORT]
+    told = {name: ", ".join(f"{score:.1f} at {step}" for step, score in curve) for name, curve in curves}
+    return "".join(f"- {record.name}, {_SHORT[name]} over steps: {text}\n" for name, text in told.items())
 
 
 def _claims_table(claims: Sequence[Summary]) -> str:

@@ -93,6 +93,21 @@ def plot_curves(records: Sequence[Record], path: pathlib.Path) -> None:
     _save(path)
 
 
+def plot_score_curves(records: Sequence[Record], path: pathlib.Path, *, score: str = "test/wer") -> None:
+    """Scores of runs over their steps; a dotted line for what was measured without training."""
+    _, (axes,) = _axes(1)
+    for record in records:
+        if curve := record.score_curves.get(score):
+            axes.plot(*zip(*curve, strict=True), "o-", label=record.name)
+        else:
+            axes.axhline(record.scores[score].score, color="black", linestyle=":", label=record.name)
+    axes.set(xlabel="step", ylabel="word error rate, %", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.legend()
+    _save(path)
+
+
 def _axes(number: int) -> tuple[Any, Sequence[Axes]]:
     matplotlib.use("Agg")
     figure, axes = pyplot.subplots(1, number, figsize=(5.2 * number + 2 * (number == 1), 4.5), layout="constrained")

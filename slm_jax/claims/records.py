@@ -55,6 +55,8 @@ class Record:
       speeds: 'steps_per_second' after compilation, 'vectors_per_second' that speech becomes for the language model.
       curve: training loss at steps.
       held_out: losses a token with true, shuffled and no speech at steps.
+      trained_parameters: how many, if the run says so.
+      score_curves: scores of evaluations on the way at steps, as 'test/wer'.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Record:
     curve: Curve
     held_out: Mapping[str, Curve]
     trained_parameters: int | None = None
+    score_curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)
 
     def save(self, folder: pathlib.Path) -> pathlib.Path:
         """FOLDER/NAME.json."""
@@ -122,7 +125,13 @@ def record_of(model_dir: pathlib.Path, *, commit: str) -> Record:
             if any((key := f"loss_{kind}_audio") in row for row in held_out)
         },
         trained_parameters=facts.get("trained_parameters"),
+        score_curves=_score_curves(held_out),
     )
+
+
+def _score_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int | float]]]:
+    names = sorted({key for row in rows for key in row if "/" in key})
+    return {name: [[row["step"], round(row[name], 2)] for row in rows if name in row] for name in names}
 
 
 def _seconds_between(first: pathlib.Path, last: pathlib.Path) -> float:

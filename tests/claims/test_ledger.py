@@ -1,5 +1,6 @@
 """The ledger: what is kept of a run, its page and its pictures."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -32,6 +33,7 @@ def write_run(folder: pathlib.Path, *, gin_files: tuple[str, ...], bindings: tup
         for step in range(1, 41)
     ]
     rows += [{"step": 40, "kind": "eval", "loss_true_audio": 0.25, "loss_no_audio": 5.0}]
+    rows += [{"step": step, "kind": "eval", "test/wer": 50.0 - step} for step in (20, 40)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "summary.json").write_text(json.dumps({"seconds": 75.0, "trained_parameters": 1200}))
     (folder / "predictions").mkdir()
@@ -54,6 +56,7 @@ def test_what_is_kept_of_a_run(tmp_path):
     assert record.scores["reply/bleu"].score == pytest.approx(bleu(*zip(*ANSWERS, strict=True))["bleu"], abs=0.01)
     assert record.speeds == {"steps_per_second": 2.0, "vectors_per_second": 3.0}
     assert record.curve[0] == [1, 4.0] and record.held_out == {"true": [[40, 0.25]], "no": [[40, 5.0]]}
+    assert record.score_curves == {"test/wer": [[20, 30.0], [40, 10.0]]}
     assert record.seconds == 75.0 and record.trained_parameters == 1200 and record.commit == "abc1234"
     path = record.save(tmp_path)
     assert path.name == "adapters-linear-3.json"
@@ -111,6 +114,26 @@ def test_the_page_has_a_row_for_every_number():
     ]  # fmt: skip
     assert "| claims/reducers/none.gin | 0 | abc1234 | 20 | 1:15 | 9.0 [8.0, 10.0] | 3.0 | 5.0 | 10 |" in rows
     assert ledger_page.members(records, "") == records[2:]
+
+
+def test_the_page_tells_the_scores_of_open_weights_over_steps():
+    records = [
+        dataclasses.replace(
+            record("whisper_base_x", 9.0), score_curves={"test/wer": [[20, 30.0], [40, 9.0]], "test/cer": []}
+        ),
+        record("whisper_base_alone", 4.0),
+    ]
+    page = ledger_page.ledger([], records)
+    assert "- whisper_base_x, WER over steps: 30.0 at 20, 9.0 at 40\n" in page
+    assert "images/open_weights.png" in page
+    assert "images/open_weights.png" not in ledger_page.ledger([], [record("study-1", 2.5)])
+
+
+def test_scores_over_steps_are_drawn_beside_what_needed_no_training(tmp_path):
+    alone = dataclasses.replace(record("whisper_base_alone", 4.0), scores={"test/wer": Number(4.0, 3.0, 5.0, 10)})
+    trained = dataclasses.replace(record("whisper_base_x", 9.0), score_curves={"test/wer": [[20, 30.0], [40, 9.0]]})
+    plots.plot_score_curves([trained, alone], tmp_path / "curves.png")
+    assert pyplot.imread(tmp_path / "curves.png").size > 10_000
 
 
 def test_every_picture_is_drawn(tmp_path):

@@ -34,7 +34,7 @@ TRANSLATION_METRICS: tuple[Metric, ...] = (metrics.bleu, metrics.chrf)
 ANSWER_METRICS: tuple[Metric, ...] = (metrics.exact_match, metrics.word_error_rate)
 SENTENCE_METRICS: tuple[Metric, ...] = (metrics.bleu, metrics.exact_match, metrics.word_error_rate)
 
-SENTENCES = ("continuation", "negation", "number", "opposite", "reply", "summary", "tense")
+SENTENCES = ("continuation", "instruct", "negation", "number", "opposite", "reply", "summary", "tense")
 """Kinds of instructions that are answered by a sentence; BLEU tells one wrong word of it from ten."""
 
 

@@ -17,7 +17,19 @@ MAX_FUNCTION_LINES = 80
 MEDIAN_FUNCTION_LINES = 15
 P90_FUNCTION_LINES = 45
 
-MAINS = ("train", "eval", "infer", "cache_features", "claims", "convert", "precompile", "launch", "doctor", "gin_utils")
+MAINS = (
+    "train",
+    "eval",
+    "infer",
+    "answers",
+    "cache_features",
+    "claims",
+    "convert",
+    "precompile",
+    "launch",
+    "doctor",
+    "gin_utils",
+)
 # What several mains share: they compose components, and are handed models.
 APPLICATIONS = ("cascade", "evaluation", "inference", "report")
 ANYTHING = None

@@ -62,6 +62,21 @@ TRANSCRIBE = PromptTemplate(
     trained=("Transcribe the speech.", "Write down what is said.", "What does the speaker say?", "Transcription:"),
     unseen=("Put the recording into writing.", "Type out every word you hear."),
 )
+INSTRUCT = PromptTemplate(
+    kind="instruct",
+    trained=(
+        "What is this about?",
+        "Who or what is mentioned here?",
+        "Summarize this in a few words.",
+        "Say this in simpler words.",
+        "Continue the text.",
+        "Ask a question about this.",
+        "Is this a happy or a sad thing?",
+        "Where or when could this have happened?",
+    ),
+    unseen=("Give this text a title.", "Explain this to a child.", "What could happen next?"),
+)
+"""Instructions about any text, each of them another; their answers come from a language model (`slm_jax.answers`)."""
 TRANSLATE = PromptTemplate(
     kind="translate",
     trained=(

@@ -96,7 +96,7 @@ setup(
     python_requires=">=3.11,<3.13",
     package_dir={"slm_jax": "slm_jax", "slm_jax.tasks": "tasks", "slm_jax.gin": "gin"},
     packages=[*find_packages(include=["slm_jax", "slm_jax.*"]), *TASK_PACKAGES, *GIN_PACKAGES],
-    package_data={"slm_jax": ["py.typed", "foundation/**/*"], **{p: ["*.gin"] for p in GIN_PACKAGES}},
+    package_data={"slm_jax": ["py.typed", "foundation/**/*", "bundles/**/*"], **{p: ["*.gin"] for p in GIN_PACKAGES}},
     include_package_data=False,
     zip_safe=False,
     install_requires=INSTALL_REQUIRES,

@@ -23,6 +23,11 @@ SHIPPED = foundation.SHIPPED
 """Names the bundle that comes with slm_jax, wherever a bundle is read."""
 SHIPPED_FOLDER = foundation.SHIPPED_FOLDER / FOLDER
 """It was trained on the foundation models of the same folder, by experiments/claims/study.gin."""
+SHIPPED_BUNDLES: Mapping[str, pathlib.Path] = {
+    SHIPPED: SHIPPED_FOLDER,
+    f"{SHIPPED}/whisper_base_smollm2": foundation.SHIPPED_FOLDER.parent / "bundles" / "whisper_base_smollm2",
+}
+"""All bundles that come with slm_jax; the frozen parts of the others do not."""
 MANIFEST, PARAMETERS, CONFIG = "manifest.json", "trainable.safetensors", "config.gin"
 
 ADVICE: Mapping[str, str] = {
@@ -163,7 +168,7 @@ def _write(bundle: Bundle, folder: pathlib.Path) -> None:
 
 
 def load_bundle(directory: str | os.PathLike[str]) -> Bundle:
-    """Reads a bundle from its own folder, from MODEL_DIR/bundle if `directory` is a MODEL_DIR, or the SHIPPED one.
+    """Reads a bundle from its own folder, from MODEL_DIR/bundle if `directory` is a MODEL_DIR, or one that ships.
 
     Raises:
       FileNotFoundError: there is no bundle.
@@ -194,7 +199,7 @@ def find_bundle(directory: str | os.PathLike[str]) -> pathlib.Path | None:
     Raises:
       BundleError: a folder has one of the two files of a bundle and not the other.
     """
-    directory = SHIPPED_FOLDER if directory == SHIPPED else _local(directory)
+    directory = SHIPPED_BUNDLES.get(os.fspath(directory)) or _local(directory)
     for folder in (directory, directory / FOLDER):
         place = folder if folder.exists() else _sibling(folder, "previous")
         there = [name for name in (MANIFEST, PARAMETERS) if (place / name).is_file()]

@@ -153,6 +153,27 @@ def fingerprint_vocabulary(vocabulary: TokenizerVocabulary) -> str:
     return vocabulary.fingerprint
 
 
+def merge_rules(vocabulary: TokenizerVocabulary) -> tuple[tuple[int, int, int], ...]:
+    """The merges of a tokenizer in their order: left, right and merged token (for `models.merges.Merges`).
+
+    Those that padding takes part in are left out.
+
+    Raises:
+      ValueError: the tokenizer does not merge pairs of tokens (byte-pair encoding).
+    """
+    model = json.loads(vocabulary.path.read_text(encoding="utf-8"))["model"]
+    if model.get("type") != "BPE":
+        raise ValueError(
+            f"{vocabulary.path} is of type {model.get('type')}, not BPE: its tokens are no pairs of others"
+        )
+    ids, rules = model["vocab"], {}
+    for merge in model["merges"]:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        first, second, merged = vocabulary.exchange([ids[left], ids[right], ids[left + right]])
+        rules.setdefault((first, second), merged)
+    return tuple((*pair, merged) for pair, merged in rules.items() if 0 not in (*pair, merged))
+
+
 def pieces(vocabulary: TokenizerVocabulary, *, num_tokens: int) -> tuple[tuple[int, ...], ...]:
     """What each token is written with where only ids below `num_tokens` may be used, by undoing merges.
 
@@ -164,28 +185,21 @@ def pieces(vocabulary: TokenizerVocabulary, *, num_tokens: int) -> tuple[tuple[i
     Raises:
       ValueError: the tokenizer does not merge pairs of tokens (byte-pair encoding).
     """
-    model = json.loads(vocabulary.path.read_text(encoding="utf-8"))["model"]
-    if model.get("type") != "BPE":
-        raise ValueError(
-            f"{vocabulary.path} is of type {model.get('type')}, not BPE: its tokens are no pairs of others"
-        )
-    ids = model["vocab"]
     pairs: dict[int, tuple[int, int]] = {}
-    for merge in model["merges"]:
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        pairs.setdefault(ids[left + right], (ids[left], ids[right]))
+    for left, right, merged in merge_rules(vocabulary):
+        pairs.setdefault(merged, (left, right))
+    silent = {0, *vocabulary.exchange(vocabulary.special)}
 
     @functools.cache
     def split(token: int) -> tuple[int, ...]:
-        (ours,) = vocabulary.exchange([token])
-        if token in vocabulary.special or ours == 0:
+        if token in silent:
             return ()
-        if ours < num_tokens:
-            return (ours,)
+        if token < num_tokens:
+            return (token,)
         parts = [split(part) for part in pairs.get(token, ())]
         return tuple(itertools.chain(*parts)) if all(parts) else ()
 
-    return tuple(split(token) for token in vocabulary.exchange(range(vocabulary.vocab_size)))
+    return tuple(split(token) for token in range(vocabulary.vocab_size))
 
 
 def chat_turn(vocabulary: TokenizerVocabulary) -> Turn:

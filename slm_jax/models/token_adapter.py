@@ -1,13 +1,16 @@
 """An adapter that writes the language model's tokens by CTC, over any speech encoder."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from slm_jax.layers.dense import Dense
 from slm_jax.models.interfaces import Adapter, Embed, EncoderOutput, FrameReducer
+from slm_jax.models.merges import Merges, merge
 from slm_jax.models.reducers import require_positive
-from slm_jax.typing import Array, DTypeLike, Float
+from slm_jax.typing import Array, Bool, DTypeLike, Float, Int
 
 _EPSILON = 1e-6
 
@@ -22,7 +25,7 @@ class CTCTokenAdapter(nn.Module):
 
     Attributes:
       hearing: frames to vectors of the language model's width.
-      reading: vectors with CTC scores to what the language model reads, such as `CTCPosteriorAdapter`.
+      reading: vectors with CTC scores to what the language model reads, such as `MergedTokenReading`.
       reducer: between the two, such as `CTCRunMean`; None keeps all frames.
       num_tokens: the tokens that are heard are the language model's first ones. Tokenizers that merge pairs of tokens
         have the frequent ones first, and the others can be written with them.
@@ -66,3 +69,60 @@ class CTCTokenAdapter(nn.Module):
         heard = self.hear(frames, embed, deterministic=deterministic)
         kept = heard if self.reducer is None else self.reducer(heard)
         return self.reading(kept, embed, deterministic=deterministic)
+
+
+class MergedTokenReading(nn.Module):
+    """Tells the language model which tokens were heard, merged as its tokenizer would have them.
+
+    CTC hears the frequent tokens that it was taught; the language model knows words by their own. The likeliest tokens
+    of the frames are merged (`models.merges`), and each merged token becomes its vector times the mean of what its
+    frames' posteriors leave to tokens, so that doubtful ones are short. To this is added what `context` makes of the
+    means of the frames' vectors: it can tell what else may have been said, and what to do. Let that be small at first
+    (`output_scale`): the language model can read the tokens already.
+
+    Merging has no gradient. The loss reaches the adapter that hears through the means, and through the lengths.
+
+    Attributes:
+      context: a vector of the language model's width for each token.
+      merges: of the language model's tokenizer.
+
+    Raises:
+      ValueError: when called, if the frames have no CTC scores, or `context` gives fewer vectors than tokens.
+    """
+
+    context: Adapter
+    merges: Merges
+
+    def output_length(self, num_frames: int) -> int:
+        """Vectors that come out of `num_frames` frames, of which as many are real as there are merged tokens."""
+        return num_frames
+
+    @nn.compact
+    def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> EncoderOutput:
+        if frames.ctc_logits is None:
+            raise ValueError("MergedTokenReading needs CTC scores, but the frames have none")
+        posterior = jax.nn.softmax(frames.ctc_logits.astype(jnp.float32), axis=-1)[..., :-1]  # the blank is the last
+        tokens, mask, group = merge(jnp.argmax(posterior, axis=-1), frames.mask, self.merges)
+        spoken = mean_by_group(posterior.sum(axis=-1, keepdims=True), frames.mask, group)
+        heard = mean_by_group(frames.embeddings, frames.mask, group)
+        context = self.context(EncoderOutput(heard, mask), embed, deterministic=deterministic).embeddings
+        vectors = embed(tokens)
+        if context.shape != vectors.shape:
+            raise ValueError(
+                f"MergedTokenReading.context makes {context.shape} of tokens with vectors {vectors.shape}: it has to "
+                "give a vector of the language model's width for each"
+            )
+        x = vectors * spoken.astype(vectors.dtype) + context.astype(vectors.dtype)
+        return EncoderOutput(jnp.where(mask[..., None], x, 0), mask, dropped=frames.dropped)
+
+
+def mean_by_group(
+    x: Float[Array, "B K D"], mask: Bool[Array, "B K"], group: Int[Array, "B K"]
+) -> Float[Array, "B K D"]:
+    """The means of the real vectors of each group; zeros where a group has none.
+
+    x [a b c _], group [0 0 1 _] -> [(a + b) / 2  c  0  0]
+    """
+    add = jax.vmap(functools.partial(jax.ops.segment_sum, num_segments=x.shape[1], indices_are_sorted=False))
+    total = add(jnp.where(mask[..., None], x, 0), group)
+    return total / jnp.maximum(add(mask[..., None].astype(x.dtype), group), 1)

@@ -9,8 +9,9 @@ import pytest
 from slm_jax.models.adapter import CTCPosteriorAdapter, TransformerAdapter
 from slm_jax.models.frame_adapters import LinearAdapter, StackedMLPAdapter
 from slm_jax.models.interfaces import EncoderOutput, HearingAdapter
+from slm_jax.models.merges import Merges
 from slm_jax.models.reducers import CTCRunMean
-from slm_jax.models.token_adapter import CTCTokenAdapter
+from slm_jax.models.token_adapter import CTCTokenAdapter, MergedTokenReading
 
 WIDTH = 8
 TABLE = np.random.default_rng(0).normal(size=(20, WIDTH)).astype(np.float32)
@@ -102,3 +103,76 @@ def test_it_obeys_the_protocol_and_refuses_no_tokens():
     assert not isinstance(build().hearing, HearingAdapter)
     with pytest.raises(ValueError, match=r"CTCTokenAdapter.num_tokens must be at least 1, got 0"):
         build(num_tokens=0)
+
+
+RULES = Merges(((0, 1, 6), (6, 2, 7), (3, 3, 8)))
+
+
+def certain(tokens, mask=None, blank=0.0):
+    """Frames in which these of six tokens are sure to be heard, but for the blank's share."""
+    posterior = (1 - blank) * jax.nn.one_hot(jnp.array(tokens), 7) + blank * jax.nn.one_hot(6, 7)
+    shape = posterior.shape[:2]
+    embeddings = jax.random.normal(jax.random.key(2), (*shape, WIDTH))
+    mask = jnp.ones(shape, bool) if mask is None else jnp.array(mask)
+    return EncoderOutput(embeddings, mask, ctc_logits=jnp.log(posterior + 1e-12), dropped=jnp.array([3]))
+
+
+class Nothing(nn.Module):
+    """An adapter that adds nothing, or as much of what it hears."""
+
+    share: float = 0.0
+
+    def output_length(self, num_frames):
+        return num_frames
+
+    def __call__(self, frames, embed, *, deterministic=True):
+        return frames._replace(embeddings=self.share * frames.embeddings, dropped=None)
+
+
+def read(frames, share=0.0):
+    return MergedTokenReading(context=Nothing(share), merges=RULES).apply({}, frames, embed)
+
+
+def test_frames_become_the_vectors_of_merged_tokens():
+    output = read(certain([[0, 1, 2, 3, 4, 0, 1]]))
+    np.testing.assert_allclose(output.embeddings[0, :4], TABLE[[7, 3, 4, 6]], atol=1e-5)
+    assert output.mask.tolist() == [[True] * 4 + [False] * 3]
+    assert not np.any(output.embeddings[0, 4:])
+    assert output.dropped.tolist() == [3] and output.ctc_logits is None
+
+
+def test_doubtful_frames_are_short():
+    output = read(certain([[0, 1, 4]], blank=0.25))
+    np.testing.assert_allclose(output.embeddings[0, :2], 0.75 * TABLE[[6, 4]], atol=1e-5)
+
+
+def test_context_hears_the_means_of_the_frames_that_were_merged():
+    frames = certain([[0, 1, 4]])
+    added = read(frames, share=0.5).embeddings - read(frames).embeddings
+    x = frames.embeddings[0]
+    np.testing.assert_allclose(added[0], [(x[0] + x[1]) / 4, x[2] / 2, jnp.zeros(WIDTH)], atol=1e-5)
+
+
+def test_padding_is_not_merged():
+    frames = certain([[0, 1, 2, 3, 3]], mask=[[True, True, False, False, False]])
+    output = read(frames, share=1.0)
+    assert output.mask.tolist() == [[True] + [False] * 4]
+    short = read(jax.tree.map(lambda x: x[:, :2] if x.ndim > 1 else x, frames), share=1.0)
+    np.testing.assert_allclose(output.embeddings[:, :2], short.embeddings, atol=1e-5)
+
+
+def test_the_loss_reaches_what_hears(variables, frames):
+    reading = MergedTokenReading(context=LinearAdapter(features=WIDTH), merges=RULES)
+    adapter = build(reading=reading)
+    params = nn.unbox(adapter.init(jax.random.key(1), frames, embed))["params"]
+    gradients = jax.grad(lambda p: jnp.sum(adapter.apply({"params": p}, frames, embed).embeddings[..., 0]))(params)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["reading"]))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["hearing"]))
+
+
+def test_reading_needs_scores_and_a_context_of_the_right_width():
+    with pytest.raises(ValueError, match="MergedTokenReading needs CTC scores"):
+        read(certain([[0]])._replace(ctc_logits=None))
+    narrow = MergedTokenReading(context=StackedMLPAdapter(features=WIDTH, stack=2), merges=RULES)
+    with pytest.raises(ValueError, match="a vector of the language model's width for each"):
+        narrow.init(jax.random.key(0), certain([[0, 1, 2, 4]]), embed)

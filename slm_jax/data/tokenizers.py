@@ -166,7 +166,8 @@ def merge_rules(vocabulary: TokenizerVocabulary) -> tuple[tuple[int, int, int], 
         raise ValueError(
             f"{vocabulary.path} is of type {model.get('type')}, not BPE: its tokens are no pairs of others"
         )
-    ids, rules = model["vocab"], {}
+    ids = model["vocab"]
+    rules: dict[tuple[int, int], int] = {}
     for merge in model["merges"]:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         first, second, merged = vocabulary.exchange([ids[left], ids[right], ids[left + right]])

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
     "__init__": ("models", "resources"),
     "typing": (),
     "resources": (),
+    "cloud_tpu": (),
     "audio": (),
     "layers": (),
     "trees": (),

@@ -125,6 +125,7 @@ class DecodedEvaluation:
       batch_size: rows decoded at once.
       max_decode_length: tokens written at most; None for the length of the targets.
       seed: of methods that sample; what they draw depends on `batch_size` too.
+      use_cached: read the task's cache, as training does.
     """
 
     task: str
@@ -134,6 +135,7 @@ class DecodedEvaluation:
     batch_size: int = 32
     max_decode_length: int | None = None
     seed: int = 0
+    use_cached: bool = False
 
     def predict(self, model: nn.Module) -> Predict:
         """Writes answers with `model`, a speech-and-language model."""
@@ -152,7 +154,11 @@ class DecodedEvaluation:
     def examples(self) -> Iterator[Examples]:
         """The batches of the split in its order, each with the texts of its real rows."""
         return pipeline.eval_examples(
-            self.task, task_feature_lengths=self.task_feature_lengths, split=self.split, batch_size=self.batch_size
+            self.task,
+            task_feature_lengths=self.task_feature_lengths,
+            split=self.split,
+            batch_size=self.batch_size,
+            use_cached=self.use_cached,
         )
 
     def decode(

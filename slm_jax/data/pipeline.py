@@ -209,7 +209,12 @@ def eval_texts(
 
 
 def eval_examples(
-    mixture_or_task: MixtureOrTask, *, task_feature_lengths: Mapping[str, int], batch_size: int, split: str
+    mixture_or_task: MixtureOrTask,
+    *,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+    split: str,
+    use_cached: bool = False,
 ) -> Iterator[tuple[HostBatch, list[dict[str, str]]]]:
     """The batches of `eval_batches`, each with the texts of its real rows.
 
@@ -220,7 +225,7 @@ def eval_examples(
       ValueError: as `eval_batches`.
     """
     reader = _Reader(mixture_or_task, task_feature_lengths, None, OverLength.ERROR)
-    dataset = reader.examples(split=split, shuffle=False, seed=0, num_epochs=1, use_cached=False)
+    dataset = reader.examples(split=split, shuffle=False, seed=0, num_epochs=1, use_cached=use_cached)
     texts = _texts(dataset)
     for batch in reader.batches(dataset, buckets=(), batch_size=batch_size, skip_batches=0, host=this_host()):
         real = np.count_nonzero(batch["decoder_loss_weights"].sum(axis=1))

@@ -112,6 +112,15 @@ def test_buckets_and_padding_count_frames(cache):
     assert ratio == pytest.approx(1 - frames / (1 * 6 + 4 * 14))
 
 
+def test_examples_to_decode_may_come_from_the_cache(cache):
+    write(cache)
+    settings = dict(task_feature_lengths=LENGTHS, batch_size=COUNT, split="test")
+    ((plain, texts),) = pipeline.eval_examples(make_task(), **settings)
+    ((cached, same),) = pipeline.eval_examples(make_task(), use_cached=True, **settings)
+    assert "speech" in plain and "speech_embeddings" in cached
+    assert texts == same and len(texts) == COUNT
+
+
 def test_without_lengths_of_features_a_model_is_shaped_by_speech():
     shapes = pipeline.batch_shapes(task_feature_lengths=LENGTHS, batch_size=2)
     assert "speech" in shapes

@@ -178,10 +178,10 @@ class CTCBlankFilter:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "repeats", Repeats(self.repeats))
-        _require_fractions(self, "threshold", "max_fraction")
+        require_fractions(self, "threshold", "max_fraction")
 
     def output_length(self, num_frames: int) -> int:
-        return _fraction_of(num_frames, self.max_fraction)
+        return fraction_of(num_frames, self.max_fraction)
 
     def __call__(self, frames: EncoderOutput) -> EncoderOutput:
         logits = _ctc_scores(frames, self)
@@ -192,7 +192,7 @@ class CTCBlankFilter:
             best = jnp.argmax(logits, axis=-1)
             keep &= starts_run(best) | (best == blank)
         keep = _keep_one(keep, posterior)
-        return _keep_fraction(frames, keep, frames.mask.sum(axis=1), max_fraction=self.max_fraction)
+        return keep_fraction(frames, keep, frames.mask.sum(axis=1), max_fraction=self.max_fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,10 +218,10 @@ class CTCRunMean:
     max_fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        _require_fractions(self, "max_fraction")
+        require_fractions(self, "max_fraction")
 
     def output_length(self, num_frames: int) -> int:
-        return _fraction_of(num_frames, self.max_fraction)
+        return fraction_of(num_frames, self.max_fraction)
 
     def __call__(self, frames: EncoderOutput) -> EncoderOutput:
         logits = _ctc_scores(frames, self)
@@ -243,7 +243,7 @@ class CTCRunMean:
         # The label that is best in every frame of a run is also best in the mean.
         keep = runs.mask & (jnp.argmax(posterior, axis=-1) != blank)
         keep = _keep_one(keep, jnp.where(runs.mask, posterior[..., blank], 2.0))
-        return _keep_fraction(runs, keep, frames.mask.sum(axis=1), max_fraction=self.max_fraction)
+        return keep_fraction(runs, keep, frames.mask.sum(axis=1), max_fraction=self.max_fraction)
 
 
 def _ctc_scores(frames: EncoderOutput, reducer: Any) -> Float[Array, "B S C"]:
@@ -261,20 +261,22 @@ def _keep_one(keep: Bool[Array, "B S"], blank_posterior: Float[Array, "B S"]) ->
     return keep | least_blank & ~keep.any(axis=1, keepdims=True)
 
 
-def _fraction_of(num_frames: int, fraction: float) -> int:
+def fraction_of(num_frames: int, fraction: float) -> int:
+    """A fraction of a number of frames, rounded up."""
     return math.ceil(round(num_frames * fraction, 6))  # 0.07 * 100 is a little more than 7
 
 
-def _keep_fraction(
+def keep_fraction(
     frames: EncoderOutput, keep: Bool[Array, "B S"], spoken: Int[Array, "B"], *, max_fraction: float
 ) -> EncoderOutput:
     """`keep_frames` with room for a fraction of the frames that an utterance had, however long its padding."""
     size = keep.shape[1]
-    room = jnp.array([_fraction_of(real, max_fraction) for real in range(size + 1)])[spoken]
-    return keep_frames(frames, keep, length=_fraction_of(size, max_fraction), room=room)
+    room = jnp.array([fraction_of(real, max_fraction) for real in range(size + 1)])[spoken]
+    return keep_frames(frames, keep, length=fraction_of(size, max_fraction), room=room)
 
 
-def _require_fractions(settings: Any, *fields: str) -> None:
+def require_fractions(settings: Any, *fields: str) -> None:
+    """Raises ValueError, naming the first of these fields of `settings` that is not in (0, 1]."""
     for field in fields:
         if not 0 < (value := getattr(settings, field)) <= 1:
             raise ValueError(f"{type(settings).__name__}.{field} must be in (0, 1], got {value}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from slm_jax.layers.dense import Dense
 from slm_jax.models.interfaces import Adapter, Embed, EncoderOutput, FrameReducer
 from slm_jax.models.merges import Merges, merge
-from slm_jax.models.reducers import require_positive
+from slm_jax.models.reducers import fraction_of, keep_fraction, require_fractions, require_positive
 from slm_jax.typing import Array, Bool, DTypeLike, Float, Int
 
 _EPSILON = 1e-6
@@ -85,35 +85,49 @@ class MergedTokenReading(nn.Module):
     Attributes:
       context: a vector of the language model's width for each token.
       merges: of the language model's tokenizer.
+      max_fraction: most merged tokens an utterance keeps, as a fraction of its frames, rounded up; those beyond are
+        counted in `dropped`.
 
     Raises:
-      ValueError: when called, if the frames have no CTC scores, or `context` gives fewer vectors than tokens.
+      ValueError: if max_fraction is not in (0, 1]; when called, if the frames have no CTC scores, or `context` gives
+        fewer vectors than tokens.
     """
 
     context: Adapter
     merges: Merges
+    max_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_fractions(self, "max_fraction")
+        super().__post_init__()
 
     def output_length(self, num_frames: int) -> int:
         """Vectors that come out of `num_frames` frames, of which as many are real as there are merged tokens."""
-        return num_frames
+        return fraction_of(num_frames, self.max_fraction)
 
     @nn.compact
     def __call__(self, frames: EncoderOutput, embed: Embed, *, deterministic: bool = True) -> EncoderOutput:
         if frames.ctc_logits is None:
             raise ValueError("MergedTokenReading needs CTC scores, but the frames have none")
         posterior = jax.nn.softmax(frames.ctc_logits.astype(jnp.float32), axis=-1)[..., :-1]  # the blank is the last
-        tokens, mask, group = merge(jnp.argmax(posterior, axis=-1), frames.mask, self.merges)
+        tokens, real, group = merge(jnp.argmax(posterior, axis=-1), frames.mask, self.merges)
         spoken = mean_by_group(posterior.sum(axis=-1, keepdims=True), frames.mask, group)
-        heard = mean_by_group(frames.embeddings, frames.mask, group)
-        context = self.context(EncoderOutput(heard, mask), embed, deterministic=deterministic).embeddings
-        vectors = embed(tokens)
+        heard = keep_fraction(
+            EncoderOutput(mean_by_group(frames.embeddings, frames.mask, group), real, dropped=frames.dropped),
+            real,
+            frames.mask.sum(axis=1),
+            max_fraction=self.max_fraction,
+        )
+        size = heard.mask.shape[1]
+        vectors = embed(tokens[:, :size])
+        context = self.context(heard, embed, deterministic=deterministic).embeddings
         if context.shape != vectors.shape:
             raise ValueError(
                 f"MergedTokenReading.context makes {context.shape} of tokens with vectors {vectors.shape}: it has to "
                 "give a vector of the language model's width for each"
             )
-        x = vectors * spoken.astype(vectors.dtype) + context.astype(vectors.dtype)
-        return EncoderOutput(jnp.where(mask[..., None], x, 0), mask, dropped=frames.dropped)
+        x = vectors * spoken[:, :size].astype(vectors.dtype) + context.astype(vectors.dtype)
+        return EncoderOutput(jnp.where(heard.mask[..., None], x, 0), heard.mask, dropped=heard.dropped)
 
 
 def mean_by_group(

@@ -101,7 +101,7 @@ def test_the_number_of_tokens_matters(variables, frames, change):
 def test_it_obeys_the_protocol_and_refuses_no_tokens():
     assert isinstance(build(), HearingAdapter)
     assert not isinstance(build().hearing, HearingAdapter)
-    with pytest.raises(ValueError, match=r"CTCTokenAdapter.num_tokens must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"CTCTokenAdapter.num_tokens must be at least 1, got 0\.0"):
         build(num_tokens=0)
 
 
@@ -176,3 +176,17 @@ def test_reading_needs_scores_and_a_context_of_the_right_width():
     narrow = MergedTokenReading(context=StackedMLPAdapter(features=WIDTH, stack=2), merges=RULES)
     with pytest.raises(ValueError, match="a vector of the language model's width for each"):
         narrow.init(jax.random.key(0), certain([[0, 1, 2, 4]]), embed)
+
+
+def test_merged_tokens_for_which_there_is_no_room_are_counted():
+    frames = certain([[0, 4, 3, 5, 0, 1, 2]])
+    whole = read(frames)
+    reading = MergedTokenReading(context=Nothing(), merges=RULES, max_fraction=0.5)
+    output = reading.apply({}, frames, embed)
+    assert reading.output_length(7) == 4
+    np.testing.assert_allclose(output.embeddings, whole.embeddings[:, :4], atol=1e-6)
+    assert output.dropped.tolist() == [3 + 1]
+    padded = frames._replace(mask=jnp.array([[True] * 4 + [False] * 3]))
+    assert reading.apply({}, padded, embed).mask.sum() == 2  # half of what is real
+    with pytest.raises(ValueError, match=r"MergedTokenReading.max_fraction must be in \(0, 1\], got 0\.0"):
+        MergedTokenReading(context=Nothing(), merges=RULES, max_fraction=0.0)

@@ -172,8 +172,26 @@ def join_job() -> None:
     )
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a main, given what follows its flags; errors of the user's making end it with one message and code 1."""
+def stay_alone() -> None:
+    """Refuses flags that tell of other processes, for mains that know what to do with one only.
+
+    Raises:
+      ValueError: there is such a flag.
+    """
+    given = [
+        name for name in ("coordinator_address", "num_processes", "process_id", "multihost") if FLAGS[name].present
+    ]
+    if given:
+        raise ValueError(f"this program runs in one process: leave out --{' and --'.join(given)}")
+
+
+def run(main: Callable[[Sequence[str]], None], *, join: Callable[[], None] = join_job) -> None:
+    """Runs a main, given what follows its flags; errors of the user's making end it with one message and code 1.
+
+    Args:
+      main: given what follows the flags.
+      join: how it gets along with other processes: `join_job` or `stay_alone`.
+    """
 
     def parse(arguments: Sequence[str]) -> list[str]:
         return FLAGS(rewrite_arguments(arguments))
@@ -183,7 +201,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             absl_logging.set_verbosity(absl_logging.WARNING)
         try:
             with hosts.leave_at_errors():
-                join_job()
+                join()
                 main(arguments[1:])
         except (OSError, ValueError) as error:
             if FLAGS.pdb_post_mortem or FLAGS.run_with_pdb:

@@ -48,29 +48,27 @@ class Experiment:
     folder: pathlib.Path
 
     def start(self, name: str, *flags: str, processes: int = 1, devices: int = 1) -> list[subprocess.Popen[str]]:
-        """The processes of a job, whose MODEL_DIR is the folder `name`."""
-        place = [f"--coordinator_address=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
-        xla_flags = f"{FAST_COMPILATION} --xla_force_host_platform_device_count={devices}"
-        return [
-            subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "slm_jax.train", f"--gin_file={self.folder}/job.gin"),
-                    *(f"--gin.MODEL_DIR='{self.folder / name}'", f"--tfds_data_dir={self.folder / 'data'}", *flags),
-                    *([*place, f"--process_id={number}"] if processes > 1 else []),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=os.environ | {"XLA_FLAGS": xla_flags},
-            )
-            for number in range(processes)
-        ]
+        """The processes of a training, whose MODEL_DIR is the folder `name`."""
+        places = [f"--gin.MODEL_DIR='{self.folder / name}'", f"--tfds_data_dir={self.folder / 'data'}"]
+        return start(
+            "train", f"--gin_file={self.folder}/job.gin", *places, *flags, processes=processes, devices=devices
+        )
 
     def run(self, name: str, *flags: str, processes: int = 1, devices: int = 1) -> pathlib.Path:
         """A job from its start to its end; gives its MODEL_DIR."""
         for code, output in finish(self.start(name, *flags, processes=processes, devices=devices)):
             assert code == 0, output
         return self.folder / name
+
+
+def start(main: str, *flags: str, processes: int, devices: int = 1) -> list[subprocess.Popen[str]]:
+    """The processes of a job."""
+    program = [sys.executable, "-m", f"slm_jax.{main}", *flags]
+    place = [f"--coordinator_address=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
+    places = [[*place, f"--process_id={number}"] if processes > 1 else [] for number in range(processes)]
+    environment = os.environ | {"XLA_FLAGS": f"{FAST_COMPILATION} --xla_force_host_platform_device_count={devices}"}
+    settings = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return [subprocess.Popen([*program, *arguments], **settings) for arguments in places]
 
 
 def free_port() -> int:
@@ -90,7 +88,7 @@ def finish(job: list[subprocess.Popen[str]], *, timeout: float = 400) -> list[tu
 
 
 def losses(model_dir: pathlib.Path) -> dict[tuple[str, int], list[float]]:
-    """The losses of all rows of metrics.jsonl, by kind and step; the first of them where a step was done again."""
+    """The losses of all rows of metrics.jsonl, by kind and step; the last of them where a step was done again."""
     found: dict[tuple[str, int], list[float]] = {}
     for row in map(json.loads, (model_dir / "metrics.jsonl").open()):
         values = [value for name, value in sorted(row.items()) if name.startswith("loss")]
@@ -221,3 +219,33 @@ def test_a_coordinator_that_is_not_there_is_named(experiment):
     assert code == 1
     errors = [line for line in output.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and address in errors[0], output
+
+
+@pytest.mark.slow
+def test_a_bundle_is_scored_by_several_processes_as_by_one(experiment, whole, tmp_path):
+    flags = ("--task=scenes_tiny_transcribe", "--batch_size=6", f"--tfds_data_dir={experiment.folder / 'data'}")
+    for processes in (1, 2):
+        for code, output in finish(start("eval", *flags, f"--output={tmp_path}/{processes}", processes=processes)):
+            assert code == 0, output
+    for name in ("scenes_tiny_transcribe.jsonl", "scores.json"):
+        assert (tmp_path / "1" / name).read_text() == (tmp_path / "2" / name).read_text()
+
+
+@pytest.mark.slow
+def test_tasks_are_answered_by_several_processes_from_where_they_were_stopped(experiment, whole, tmp_path):
+    flags = ("--task=scenes_tiny_transcribe", "--batch_size=4", f"--tfds_data_dir={experiment.folder / 'data'}")
+    output = tmp_path / "answers.jsonl"
+    for _ in range(2):
+        for code, told in finish(start("infer", *flags, f"--output={output}", processes=2)):
+            assert code == 0, told
+        rows = output.read_text().splitlines(keepends=True)
+        assert [json.loads(row)["number"] for row in rows] == list(range(8))
+        output.write_text("".join(rows[:3]))
+
+
+@pytest.mark.slow
+def test_what_runs_in_one_process_says_so():
+    flags = ("--output_cache_dir=none", "--gin_file=test/tiny.gin", "--multihost")
+    ((code, output),) = finish(start("cache_features", *flags, processes=1))
+    assert code == 1
+    assert "error: this program runs in one process: leave out --multihost" in output

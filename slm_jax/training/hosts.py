@@ -6,6 +6,7 @@ process alone; checkpoints and everything that is computed over the mesh need al
 
 import atexit
 import contextlib
+import itertools
 import os
 import sys
 import threading
@@ -16,11 +17,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
+from orbax.checkpoint import multihost
 
 from slm_jax.typing import Array
 
 JOIN_SECONDS = 300
 _SPARE_SECONDS = 60
+_LONGEST_WAIT_MS = 24 * 3600 * 1000
+_barriers = itertools.count()  # a name may be waited at once
 
 
 def join(
@@ -45,7 +49,11 @@ def join(
     Raises:
       ValueError: the arguments do not go together, or the cluster is not one that JAX knows.
     """
-    given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
+    given: dict[str, Any] = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given) and not multihost:
         return
@@ -123,21 +131,30 @@ def is_first() -> bool:
 def first_goes_first() -> Iterator[None]:
     """The first process runs the block, then all others do: what it wrote to a shared disk is there for them."""
     if not is_first():
-        wait_for_all("the first process is done")
+        wait_for_all()
     yield
     if is_first():
-        wait_for_all("the first process is done")
+        wait_for_all()
 
 
-def wait_for_all(name: str) -> None:
-    """Goes on when all processes have come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def wait_for_all() -> None:
+    """Goes on when all processes have come here. They wait without their devices: Gloo gives up after 30 s.
+
+    Raises:
+      jax.errors.JaxRuntimeError: a process has died, or did not come in a day.
+    """
+    barrier = multihost.get_barrier_sync_fn()
+    barrier(key=f"slm_jax_{next(_barriers)}", timeout_ms=_LONGEST_WAIT_MS)
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is true on any process; all of them have to ask."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def from_first(value: int) -> int:
+    """The number that the first process gives; all of them have to ask."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def put(value: Array | np.ndarray, sharding: Sharding) -> jax.Array:

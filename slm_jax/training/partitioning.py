@@ -104,6 +104,11 @@ class Partitioner:
         """The leading axis split over data and fsdp, the others whole."""
         return nn.logical_to_mesh_sharding(PartitionSpec("batch"), self.mesh, self.rules)
 
+    @property
+    def batch_ways(self) -> int:
+        """Into how many parts a batch is split."""
+        return math.prod(self.mesh.shape[axis] for axis in jax.tree.leaves(tuple(self.batch.spec)))
+
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
         """Where steps are compiled and run: makes `nn.with_logical_constraint` in the modules mean this mesh.
@@ -181,13 +186,16 @@ class Partitioner:
         if len(set(sizes.values())) != 1 or () in sizes.values():
             raise ValueError(f"every feature must have one row an example, got the leading sizes {sizes}")
         ((size,),) = set(sizes.values())
-        ways = math.prod(self.mesh.shape[axis] for axis in jax.tree.leaves(tuple(self.batch.spec)))
-        if size % ways:
+        if size % self.batch_ways:
             raise ValueError(
-                f"{size} examples cannot be split evenly over the {ways} parts that the devices hold:"
-                f" make the batch a multiple of {ways}"
+                f"{size} examples cannot be split evenly over the {self.batch_ways} parts that the devices hold:"
+                f" make the batch a multiple of {self.batch_ways}"
             )
         return {name: hosts.put(np.asarray(value), self.batch) for name, value in batch.items()}
+
+    def copy_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A global batch, which every host has, whole on each device."""
+        return {name: hosts.put(np.asarray(value), self.replicated) for name, value in batch.items()}
 
 
 def _parameter_path(keys: tuple[Any, ...], paths: Mapping[str, Any]) -> str | None:

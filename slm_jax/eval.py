@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         show(scores)
 
 
-def show(scores: Mapping[str, Mapping[str, float]]) -> None:
+def show(scores: Mapping[str, Mapping[str, float | int]]) -> None:
     """Prints the table and writes the scores, by task and metric."""
     table = Table("task", "n", "scores", title=f"{FLAGS.bundle}, {FLAGS.split}")
     for task, row in scores.items():

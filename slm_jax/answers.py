@@ -148,4 +148,4 @@ def main(unused: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    gin_utils.run(main)
+    gin_utils.run(main, join=gin_utils.stay_alone)

@@ -10,6 +10,7 @@ from slm_jax.data.retrieval import retrieve
 from slm_jax.data.turns import opening_length, turn_of
 from slm_jax.data.vocabularies import Vocabulary
 from slm_jax.evaluation import DecodedEvaluation, Predict, make_ctc_predict, pack_rows
+from slm_jax.training import hosts
 from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
 
 Rewrite = Callable[[Batch, list[str]], Batch]
@@ -21,7 +22,7 @@ def hear_first(answer: Predict, model: nn.Module, *, rewrite: Rewrite, vocabular
     hear = make_ctc_predict(model.speech_encoder)
 
     def predict(params: PyTree, batch: Batch, rng: PRNGKey) -> Int[Array, "B L"]:
-        tokens = np.asarray(hear(params, batch, rng))
+        tokens = np.asarray(hosts.gather(hear(params, batch, rng)))
         return answer(params, rewrite(batch, [vocabulary.decode(row.tolist()) for row in tokens]), rng)
 
     return predict
@@ -37,7 +38,7 @@ class CascadeEvaluation(DecodedEvaluation):
 
     def rewrite(self, batch: Batch, heard: list[str]) -> Batch:
         """Transcript and instruction, as a text task has them."""
-        instructions = [row[row > 0].tolist() for row in np.asarray(batch["encoder_input_tokens"])]
+        instructions = [row[row > 0].tolist() for row in np.asarray(hosts.gather(batch["encoder_input_tokens"]))]
         before = opening_length(self.vocabulary)
         rows = [
             [*row[:before], *self.vocabulary.encode(text), *row[before:]]

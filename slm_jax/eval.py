@@ -6,7 +6,7 @@ python -m slm_jax.eval --bundle=DIR --task=scenes_quickstart_transcribe --task=s
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from slm_jax import gin_utils
 from slm_jax.evaluation import DecodedEvaluation, Evaluated
+from slm_jax.training import hosts
 from slm_jax.training.bundle import SHIPPED
 
 FLAGS = flags.FLAGS
@@ -45,9 +46,16 @@ def main(arguments: Sequence[str]) -> None:
             task_feature_lengths=model.task_feature_lengths,
             batch_size=FLAGS.batch_size,
         )
-        evaluated = evaluation.run(evaluation.predict(model.training.objective.model), model.params)
+        predict = evaluation.predict(model.training.objective.model)
+        evaluated = evaluation.run(predict, model.params, shard=model.shard)
         scores[task] = {"n": len(evaluated.predictions), **evaluated.scores}
         save(f"{task}.jsonl", answers(evaluated))
+    if hosts.is_first():
+        show(scores)
+
+
+def show(scores: Mapping[str, Mapping[str, float | int]]) -> None:
+    """Prints the table and writes the scores, by task and metric."""
     table = Table("task", "n", "scores", title=f"{FLAGS.bundle}, {FLAGS.split}")
     for task, row in scores.items():
         table.add_row(task, str(row["n"]), ", ".join(f"{name} {row[name]:.2f}" for name in row if name != "n"))
@@ -62,8 +70,8 @@ def answers(evaluated: Evaluated) -> str:
 
 
 def save(name: str, text: str) -> None:
-    """Writes a file of --output, if it is given."""
-    if FLAGS.output:
+    """Writes a file of --output, if it is given, on the first process."""
+    if FLAGS.output and hosts.is_first():
         folder = pathlib.Path(FLAGS.output).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")

@@ -17,6 +17,7 @@ from slm_jax.data.vocabularies import Vocabulary
 from slm_jax.decoding.ctc import ctc_greedy
 from slm_jax.decoding.decode import DecodingMethod, decode
 from slm_jax.decoding.greedy import Greedy
+from slm_jax.training import hosts
 from slm_jax.typing import Array, Batch, Int, PRNGKey, PyTree
 
 Predict = Callable[[PyTree, Batch, PRNGKey], Int[Array, "B L"]]
@@ -182,7 +183,7 @@ class DecodedEvaluation:
         chosen = enumerate(self.examples() if examples is None else examples)
         for number, (batch, texts) in itertools.islice(chosen, start // self.batch_size, None):
             key = jax.random.fold_in(jax.random.key(self.seed), number)
-            tokens = np.asarray(predict(params, shard(batch), key))
+            tokens = np.asarray(hosts.gather(predict(params, shard(batch), key)))
             rows = zip(tokens.tolist(), texts, strict=False)  # empty rows have no texts
             for row, text in itertools.islice(rows, max(0, start - number * self.batch_size), None):
                 yield Prediction(text["inputs"], text["targets"], self.vocabulary.decode(row))

@@ -17,6 +17,7 @@ from absl import logging as absl_logging
 from slm_jax.data import pipeline, sources, vocabularies
 from slm_jax.inference import LoadedModel
 from slm_jax.resources import gin_folder
+from slm_jax.training import hosts
 from slm_jax.training.bundle import BundleManifest, load_bundle
 from slm_jax.training.run import Training
 from slm_jax.training.run_interfaces import Configuration
@@ -30,6 +31,12 @@ flags.DEFINE_list("gin_search_paths", [], "Folders where gin files are looked fo
 flags.DEFINE_string("tfds_data_dir", None, "Where TensorFlow Datasets are read and prepared.")
 flags.DEFINE_list("seqio_additional_cache_dirs", [], "Folders of SeqIO's caches, read where USE_CACHED_TASKS is True.")
 flags.DEFINE_bool("dry_run", False, "Print the parameter table and stop: nothing is allocated, read or written.")
+flags.DEFINE_string("coordinator_address", None, "Of a job of several processes: HOST:PORT of the first one.")
+flags.DEFINE_integer("num_processes", None, "How many processes the job has.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, counted from 0.")
+flags.DEFINE_bool("multihost", False, "Ask the cluster (a TPU pod, SLURM) for these three.")
+flags.DEFINE_integer("join_timeout", hosts.JOIN_SECONDS, "Seconds to wait for the other processes at the start.")
+flags.DEFINE_float("step_timeout", 0.0, "End the process if a step, or those between two logs, take more seconds.")
 
 
 def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
@@ -144,7 +151,7 @@ def checked_vocabulary(training: Training) -> vocabularies.Vocabulary:
 
 def command_line() -> Configuration:
     """The configuration as a run records it."""
-    return Configuration(gin.operative_config_str, tuple(FLAGS.gin_file), tuple(FLAGS.gin_bindings))
+    return Configuration(gin.operative_config_str, tuple(FLAGS.gin_file), tuple(FLAGS.gin_bindings), FLAGS.step_timeout)
 
 
 def set_up_jax() -> None:
@@ -154,8 +161,37 @@ def set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a main, given what follows its flags; errors of the user's making end it with one message and code 1."""
+def join_job() -> None:
+    """Joins the other processes that the flags tell of."""
+    hosts.join(
+        coordinator_address=FLAGS.coordinator_address,
+        num_processes=FLAGS.num_processes,
+        process_id=FLAGS.process_id,
+        multihost=FLAGS.multihost,
+        timeout=FLAGS.join_timeout,
+    )
+
+
+def stay_alone() -> None:
+    """Refuses flags that tell of other processes, for mains that know what to do with one only.
+
+    Raises:
+      ValueError: there is such a flag.
+    """
+    given = [
+        name for name in ("coordinator_address", "num_processes", "process_id", "multihost") if FLAGS[name].present
+    ]
+    if given:
+        raise ValueError(f"this program runs in one process: leave out --{' and --'.join(given)}")
+
+
+def run(main: Callable[[Sequence[str]], None], *, join: Callable[[], None] = join_job) -> None:
+    """Runs a main, given what follows its flags; errors of the user's making end it with one message and code 1.
+
+    Args:
+      main: given what follows the flags.
+      join: how it gets along with other processes: `join_job` or `stay_alone`.
+    """
 
     def parse(arguments: Sequence[str]) -> list[str]:
         return FLAGS(rewrite_arguments(arguments))
@@ -164,7 +200,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if not FLAGS["verbosity"].present:  # --verbosity=0 shows what the libraries note
             absl_logging.set_verbosity(absl_logging.WARNING)
         try:
-            main(arguments[1:])
+            with hosts.leave_at_errors():
+                join()
+                main(arguments[1:])
         except (OSError, ValueError) as error:
             if FLAGS.pdb_post_mortem or FLAGS.run_with_pdb:
                 raise

@@ -7,6 +7,7 @@ With --output a run that was killed goes on where it stopped; answers are greedy
 otherwise.
 """
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -24,6 +25,7 @@ from slm_jax.decoding.greedy import Greedy
 from slm_jax.decoding.sampling import Sampling
 from slm_jax.evaluation import DecodedEvaluation
 from slm_jax.inference import LoadedModel
+from slm_jax.training import hosts
 from slm_jax.training.bundle import SHIPPED
 
 FLAGS = flags.FLAGS
@@ -109,7 +111,8 @@ def task_work(model: LoadedModel, method: DecodingMethod) -> Work:
         return ({"task": FLAGS.task, "split": FLAGS.split, "number": number} for number in itertools.count(start))
 
     def rows(start: int) -> Iterator[dict[str, Any]]:
-        predictions = evaluation.decode(evaluation.predict(model.training.objective.model), model.params, start=start)
+        predict = evaluation.predict(model.training.objective.model)
+        predictions = evaluation.decode(predict, model.params, shard=model.shard, start=start)
         return (fact | dataclasses.asdict(row) for fact, row in zip(facts(start), predictions, strict=False))
 
     return Work(facts(0), rows)
@@ -156,17 +159,21 @@ def read_progress(path: pathlib.Path, facts: Iterable[Mapping[str, Any]]) -> tup
 
 
 def write(work: Work) -> None:
-    """Writes rows to --output, after those it holds, or to the terminal.
+    """Writes rows to --output, after those it holds, or to the terminal; of several processes the first writes.
 
     Raises:
       ValueError: --output holds something else.
     """
-    if FLAGS.output is None:
+    path = None if FLAGS.output is None else pathlib.Path(FLAGS.output).expanduser()
+    done, size = read_progress(path, work.facts) if path and hosts.is_first() else (0, 0)
+    done = hosts.from_first(done)
+    if not hosts.is_first():
+        collections.deque(work.rows(done), maxlen=0)  # takes part in computing them
+        return
+    if path is None:
         for row in work.rows(0):
             print(json.dumps(row, ensure_ascii=False), flush=True)
         return
-    path = pathlib.Path(FLAGS.output).expanduser()
-    done, size = read_progress(path, work.facts)
     new = 0
     with path.open("ab") as file:
         file.truncate(size)

@@ -13,9 +13,10 @@ from slm_jax.data.vocabularies import Vocabulary
 from slm_jax.decoding.decode import DecodingMethod
 from slm_jax.decoding.greedy import Greedy
 from slm_jax.evaluation import make_predict
-from slm_jax.training import restore
+from slm_jax.training import hosts, restore
+from slm_jax.training.partitioning import Partitioner, make_mesh
 from slm_jax.training.run import Training
-from slm_jax.typing import PyTree
+from slm_jax.typing import Batch, PyTree
 
 ROUND_TO = SAMPLE_RATE
 """Speech is padded to whole seconds, so that files of like length share one compiled program."""
@@ -37,7 +38,8 @@ class LoadedModel:
 
     Attributes:
       training: the run whose configuration it has.
-      params: all parameters.
+      params: all parameters, laid out by the partitioner.
+      partitioner: over the mesh of training in a job of several processes, over one device otherwise.
       vocabulary: of instructions and answers.
       task_feature_lengths: what it was trained for: longest speech (samples), inputs and targets (tokens).
       report: where each parameter came from, as a table.
@@ -45,6 +47,7 @@ class LoadedModel:
 
     training: Training
     params: PyTree
+    partitioner: Partitioner
     vocabulary: Vocabulary
     task_feature_lengths: Mapping[str, int]
     report: str
@@ -70,8 +73,14 @@ class LoadedModel:
             training.shapes, trainable_patterns=training.trainable, sources=training.sources, initial=supply
         )
         restore.check_initial(supply, assembled, identity=training.settings_identity())
-        params = jax.device_put(assembled.parameters)
-        return cls(training, params, vocabulary, task_feature_lengths, assembled.report.table())
+        partitioner = partitioner_of(training)
+        params = jax.tree.map(hosts.put, assembled.parameters, partitioner.shardings(training.boxed_shapes))
+        return cls(training, params, partitioner, vocabulary, task_feature_lengths, assembled.report.table())
+
+    def shard(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        """A batch on the devices: split between them, or a copy on each where its rows cannot be shared out evenly."""
+        even = len(next(iter(batch.values()))) % self.partitioner.batch_ways == 0
+        return self.partitioner.shard_batch(batch) if even else self.partitioner.copy_batch(batch)
 
     def answer(
         self,
@@ -114,7 +123,7 @@ class LoadedModel:
                 "encoder_input_tokens": instruction,
             }
             key = jax.random.fold_in(jax.random.key(seed), number)
-            tokens = np.asarray(predict(self.params, jax.device_put(batch), key))[0]
+            tokens = np.asarray(hosts.gather(predict(self.params, self.shard(batch), key)))[0]
             yield Answer(path, prompt, self.vocabulary.decode(tokens.tolist()), len(speech) / SAMPLE_RATE)
 
     def instruction(self, prompt: str) -> np.ndarray:
@@ -132,3 +141,10 @@ class LoadedModel:
                 f"{path} lasts {samples / SAMPLE_RATE:.1f} s; the model was trained for at most "
                 f"{longest / SAMPLE_RATE:.1f} s. Cut the recording into sentences."
             )
+
+
+def partitioner_of(training: Training) -> Partitioner:
+    """Where a model that answers lies: on the mesh of its training if there are several processes, else on a device."""
+    alone = jax.process_count() == 1
+    mesh = make_mesh(devices=jax.devices()[:1]) if alone else training.mesh or make_mesh()
+    return Partitioner(mesh, trainable=training.trainable)

@@ -1,9 +1,9 @@
 """Batches out of SeqIO tasks and mixtures: seeded, resumable at any batch, the same on every host.
 
-Every host reads the same examples in the same order and forms the same global batches, then keeps its own rows: host
-h of H gets rows h * B / H to (h + 1) * B / H of a global batch of B. So the shape of a batch (its bucket) is the same
-on all hosts and a run may be resumed on another number of hosts. The price is that each host reads all the data; use a
-cache (USE_CACHED_TASKS) where decoding is expensive.
+Every host reads the same examples in the same order and forms the same global batches, of which its devices take what
+they hold (`Partitioner.shard_batch`). So the shape of a batch (its bucket) is the same on all hosts, a mesh may lie
+over them in any way, and a run may be resumed on another number of hosts. The price is that each host reads all the
+data; use a cache (USE_CACHED_TASKS) where decoding is expensive.
 
 A run is resumed by rebuilding the pipeline from its seed and leaving out the batches that were seen
 (`skip_batches`). Left out batches are read and bucketed, but neither copied to Python nor sent to a device.
@@ -36,39 +36,8 @@ _PREFETCH = 2
 _DATA_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.UnknownError)
 
 
-@dataclasses.dataclass(frozen=True)
-class HostRows:
-    """Which rows of the global batch this host gets.
-
-    Attributes:
-      index: number of this host, from 0.
-      count: how many hosts there are.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    def slice(self, batch_size: int) -> slice:
-        """This host's rows of a global batch.
-
-        Raises:
-          ValueError: the rows cannot be shared out evenly, or there is no host with this number.
-        """
-        if batch_size < 1 or batch_size % self.count:
-            raise ValueError(f"A global batch of {batch_size} rows cannot be shared out over {self.count} hosts")
-        if not 0 <= self.index < self.count:
-            raise ValueError(f"Host {self.index} of {self.count}: hosts are counted from 0")
-        rows = batch_size // self.count
-        return slice(self.index * rows, (self.index + 1) * rows)
-
-
-def this_host() -> HostRows:
-    """This process among those of jax.distributed."""
-    return HostRows(index=jax.process_index(), count=jax.process_count())
-
-
 class BatchIterator(Iterator[HostBatch]):
-    """Batches of numpy arrays.
+    """Global batches of numpy arrays.
 
     Attributes:
       position: batches given so far, the skipped ones included: pass it as `skip_batches` to go on from here.
@@ -82,7 +51,6 @@ class BatchIterator(Iterator[HostBatch]):
         dataset: tf.data.Dataset,
         *,
         position: int,
-        rows: slice,
         batch_size: int,
         dropped: collections.Counter[str],
         unknown_id: int | None,
@@ -92,7 +60,6 @@ class BatchIterator(Iterator[HostBatch]):
         self.unknown: collections.Counter[str] = collections.Counter()
         self._unknown_id = unknown_id
         self._batches = elements(dataset)
-        self._rows = rows
         self._batch_size = batch_size
         self._real: collections.Counter[str] = collections.Counter()
         self._padded: collections.Counter[str] = collections.Counter()
@@ -107,7 +74,7 @@ class BatchIterator(Iterator[HostBatch]):
             self._padded[name] += padded
         self._count_unknown(batch)
         self.position += 1
-        return {name: fill_rows(value, self._batch_size)[self._rows] for name, value in batch.items()}
+        return {name: fill_rows(value, self._batch_size) for name, value in batch.items()}
 
     def _count_unknown(self, batch: HostBatch) -> None:
         names = {"encoder_input_tokens", "decoder_target_tokens", "teacher_input_tokens"}
@@ -118,7 +85,7 @@ class BatchIterator(Iterator[HostBatch]):
             self.unknown += collections.Counter({name: count})
 
     def padding_ratio(self) -> dict[str, float]:
-        """By model feature, the part of all elements given so far (on all hosts) that is padding."""
+        """By model feature, the part of all elements given so far that is padding."""
         return {name: 1.0 - self._real[name] / total for name, total in self._padded.items() if total}
 
 
@@ -133,7 +100,6 @@ def train_batches(
     converter: seqio.FeatureConverter | None = None,
     num_epochs: int | None = None,
     skip_batches: int = 0,
-    host: HostRows | None = None,
     over_length: OverLength | str = OverLength.ERROR,
     use_cached: bool = False,
 ) -> BatchIterator:
@@ -151,19 +117,16 @@ def train_batches(
       num_epochs: None repeats for ever. Otherwise what is left at the end comes in batches filled up with empty rows
         (all zeros, loss weight 0), so that no example is lost.
       skip_batches: how many batches a resumed run has seen.
-      host: which rows this host gets; by default those of this process of jax.distributed.
       over_length: what happens to examples longer than `task_feature_lengths`; in gin 'error' or 'drop'.
       use_cached: read SeqIO's cache, written by `seqio_cache_tasks`; see `sources.use_cache_folders`.
 
     Raises:
-      ValueError: an unknown task or split, buckets or rows that do not fit; while iterating, an example that is too
+      ValueError: an unknown task or split, buckets that do not fit; while iterating, an example that is too
         long, that cannot be read or that fits no bucket.
     """
     reader = _Reader(mixture_or_task, task_feature_lengths, converter, over_length)
     dataset = reader.examples(split=split, shuffle=True, seed=seed, num_epochs=num_epochs, use_cached=use_cached)
-    return reader.batches(
-        dataset, buckets=buckets, batch_size=batch_size, skip_batches=skip_batches, host=host or this_host()
-    )
+    return reader.batches(dataset, buckets=buckets, batch_size=batch_size, skip_batches=skip_batches)
 
 
 def eval_batches(
@@ -175,7 +138,6 @@ def eval_batches(
     seed: int = 0,
     buckets: Sequence[Bucket] = (),
     converter: seqio.FeatureConverter | None = None,
-    host: HostRows | None = None,
     over_length: OverLength | str = OverLength.ERROR,
     use_cached: bool = False,
 ) -> BatchIterator:
@@ -186,7 +148,7 @@ def eval_batches(
     """
     reader = _Reader(mixture_or_task, task_feature_lengths, converter, over_length)
     dataset = reader.examples(split=split, shuffle=False, seed=seed, num_epochs=1, use_cached=use_cached)
-    return reader.batches(dataset, buckets=buckets, batch_size=batch_size, skip_batches=0, host=host or this_host())
+    return reader.batches(dataset, buckets=buckets, batch_size=batch_size)
 
 
 def eval_texts(
@@ -227,7 +189,7 @@ def eval_examples(
     reader = _Reader(mixture_or_task, task_feature_lengths, None, OverLength.ERROR)
     dataset = reader.examples(split=split, shuffle=False, seed=0, num_epochs=1, use_cached=use_cached)
     texts = _texts(dataset)
-    for batch in reader.batches(dataset, buckets=(), batch_size=batch_size, skip_batches=0, host=this_host()):
+    for batch in reader.batches(dataset, buckets=(), batch_size=batch_size):
         real = np.count_nonzero(batch["decoder_loss_weights"].sum(axis=1))
         yield batch, list(itertools.islice(texts, int(real)))
 
@@ -354,9 +316,8 @@ class _Reader:
         )
 
     def batches(
-        self, dataset: tf.data.Dataset, *, buckets: Sequence[Bucket], batch_size: int, skip_batches: int, host: HostRows
+        self, dataset: tf.data.Dataset, *, buckets: Sequence[Bucket], batch_size: int, skip_batches: int = 0
     ) -> BatchIterator:
-        rows = host.slice(batch_size)
         buckets = check_buckets(buckets, self.lengths)
         converted = self.converter(dataset, self.lengths)
         batches = bucketed_batches(converted, buckets, converter=self.converter, batch_size=batch_size)
@@ -366,7 +327,6 @@ class _Reader:
         return BatchIterator(
             batches,
             position=skip_batches,
-            rows=rows,
             batch_size=batch_size,
             dropped=self.dropped,
             unknown_id=self.vocabulary.unk_id,

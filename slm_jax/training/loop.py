@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from slm_jax.training import hosts
 from slm_jax.training.run_log import RunLog, Throughput
 from slm_jax.training.state import TrainState
+from slm_jax.training.watchdog import Watchdog
 from slm_jax.typing import PRNGKey, PyTree
 
 HostBatch = dict[str, np.ndarray]
@@ -68,6 +70,7 @@ class Loop:
       log_period: steps between two logged rows; each is the mean over its steps.
       periodic: checkpoints and evaluations.
       save: called when stopping early; saves at once and waits.
+      watchdog: watches steps, but not what is periodic.
     """
 
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
@@ -77,18 +80,20 @@ class Loop:
     log_period: int = 50
     periodic: Sequence[Periodic] = ()
     save: Callable[[TrainState], None] | None = None
+    watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
 
     def run(self, state: TrainState, frozen: PyTree, batches: Iterator[HostBatch], rng: PRNGKey) -> TrainState:
         """The state after the last step.
 
         Raises:
           NonFiniteLossError: the loss of some step was NaN or infinite.
-          SystemExit: SIGTERM came, during the last step or before it; the state is saved and the exit code is 143, as
-            the shell expects.
+          SystemExit: SIGTERM came to any process, during the last step or before it; the state is saved and the exit
+            code is 143, as the shell expects.
         """
         throughput, pending = Throughput(), []
-        with StopRequest() as stop:
+        with StopRequest() as stop, self.watchdog:
             for step in range(int(state.step) + 1, self.train_steps + 1):
+                self.watchdog.restart()
                 batch = next(batches)
                 state, scalars = self.step(state, frozen, self.shard(batch), rng)
                 throughput.add(batch)
@@ -98,14 +103,22 @@ class Loop:
                 if step % self.log_period == 0 or due:
                     self.report(step, pending, throughput)
                     pending = []
+                stopping = self.agree_to_stop(step, stop)
+                self.watchdog.pause()
                 for periodic in due:
                     periodic.action(state)
                     throughput.reset()
-                if stop.requested:  # after the last step too: what is left to do then may take long
+                if stopping:  # after the last step too: what is left to do then may take long
                     if pending:
                         self.report(step, pending, throughput)
                     self.stop_early(step, state)
         return state
+
+    def agree_to_stop(self, step: int, stop: StopRequest) -> bool:
+        """Whether all processes stop now. Several ask each other only where a row is logged, and they wait anyway."""
+        if jax.process_count() == 1:
+            return stop.requested
+        return (step % self.log_period == 0 or step == self.train_steps) and hosts.any_process(stop.requested)
 
     def report(self, step: int, pending: list[dict[str, jax.Array]], throughput: Throughput) -> None:
         rows = jax.device_get(pending)

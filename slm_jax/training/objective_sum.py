@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 import flax.linen as nn
 
@@ -52,7 +53,7 @@ class ObjectiveSum:
 
     def loss(self, params: PyTree, batch: Batch, *, rng: PRNGKey, training: Collection[str] = ()) -> LossOutput:
         """Sums over the batch; all objectives draw from the same key."""
-        given = dict(batch=batch, rng=rng, training=training)
+        given: dict[str, Any] = dict(batch=batch, rng=rng, training=training)
         output = self.first.loss(params, **given)
         loss, metrics = output.loss, dict(output.metrics)
         for name, other in self.others.items():

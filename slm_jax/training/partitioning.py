@@ -16,7 +16,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from slm_jax import trees
-from slm_jax.training import freezing
+from slm_jax.training import freezing, hosts
 from slm_jax.typing import PyTree
 
 DATA, FSDP, MODEL = "data", "fsdp", "model"
@@ -104,6 +104,11 @@ class Partitioner:
         """The leading axis split over data and fsdp, the others whole."""
         return nn.logical_to_mesh_sharding(PartitionSpec("batch"), self.mesh, self.rules)
 
+    @property
+    def batch_ways(self) -> int:
+        """Into how many parts a batch is split."""
+        return math.prod(self.mesh.shape[axis] for axis in jax.tree.leaves(tuple(self.batch.spec)))
+
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
         """Where steps are compiled and run: makes `nn.with_logical_constraint` in the modules mean this mesh.
@@ -171,25 +176,26 @@ class Partitioner:
         return jax.tree.map_with_path(layout, jax.eval_shape(optimizer.init, params))
 
     def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This host's examples as its part of the global batch.
+        """A global batch, which every host has, on the devices: each takes its rows.
 
         Raises:
-          ValueError: features differ in their number of examples, or it is not a multiple of this host's ways to
-            split a batch.
+          ValueError: features differ in their number of examples, or it is not a multiple of the ways to split a
+            batch.
         """
         sizes = {name: np.shape(value)[:1] for name, value in batch.items()}
         if len(set(sizes.values())) != 1 or () in sizes.values():
             raise ValueError(f"every feature must have one row an example, got the leading sizes {sizes}")
         ((size,),) = set(sizes.values())
-        ways = math.prod(self.mesh.local_mesh.shape[axis] for axis in jax.tree.leaves(tuple(self.batch.spec)))
-        if size % ways:
+        if size % self.batch_ways:
             raise ValueError(
-                f"{size} examples a host cannot be split evenly over the {ways} parts that its devices hold:"
-                f" make the batch of a host a multiple of {ways}"
+                f"{size} examples cannot be split evenly over the {self.batch_ways} parts that the devices hold:"
+                f" make the batch a multiple of {self.batch_ways}"
             )
-        return {
-            name: jax.make_array_from_process_local_data(self.batch, np.asarray(value)) for name, value in batch.items()
-        }
+        return {name: hosts.put(np.asarray(value), self.batch) for name, value in batch.items()}
+
+    def copy_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A global batch, which every host has, whole on each device."""
+        return {name: hosts.put(np.asarray(value), self.replicated) for name, value in batch.items()}
 
 
 def _parameter_path(keys: tuple[Any, ...], paths: Mapping[str, Any]) -> str | None:

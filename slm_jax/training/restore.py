@@ -18,7 +18,7 @@ from rich.table import Table
 
 from slm_jax import trees
 from slm_jax.training import bundle as bundles
-from slm_jax.training import checkpoints
+from slm_jax.training import checkpoints, hosts
 from slm_jax.training.bundle import BundleManifest
 from slm_jax.typing import PyTree
 from slm_jax.weights import fingerprints, foundation, layouts
@@ -205,7 +205,7 @@ def read_initial(path: str | os.PathLike[str]) -> Supply:
 def frozen_fingerprints(params: PyTree, *, trainable_patterns: Sequence[str]) -> dict[str, str]:
     """Fingerprints of the frozen parameters by component: what a bundle's manifest records of the weights."""
     _, frozen = trees.partition(params, trainable_patterns)
-    return {component: fingerprints.fingerprint(tree) for component, tree in frozen.items()}
+    return {component: fingerprints.fingerprint(jax.tree.map(hosts.gather, tree)) for component, tree in frozen.items()}
 
 
 def check_initial(initial: Supply, assembled: AssembledParameters, *, identity: Mapping[str, str]) -> None:

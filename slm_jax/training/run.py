@@ -17,13 +17,14 @@ import optax
 
 from slm_jax import trees
 from slm_jax.models.interfaces import LossOutput, Objective
-from slm_jax.training import bundle, checkpoints, freezing, partitioning, restore
+from slm_jax.training import bundle, checkpoints, freezing, hosts, partitioning, restore
 from slm_jax.training.loop import Loop, Periodic
 from slm_jax.training.objective import remove_speech, shuffle_speech
 from slm_jax.training.run_interfaces import Batches, Configuration, Evaluation, RunResult
 from slm_jax.training.run_log import RunLog, read_metrics
 from slm_jax.training.state import TrainState
 from slm_jax.training.step import EvalStep, TrainStep, means
+from slm_jax.training.watchdog import Watchdog
 from slm_jax.typing import Batch, DTypeLike, PyTree
 from slm_jax.weights import fingerprints
 
@@ -156,7 +157,7 @@ class _Run:
         self.start = time.monotonic()
         self.model_dir = pathlib.Path(training.model_dir).expanduser()
         self.model_dir.mkdir(parents=True, exist_ok=True)
-        self.log = RunLog(self.model_dir, total_steps=training.train_steps, primary=jax.process_index() == 0)
+        self.log = RunLog(self.model_dir, total_steps=training.train_steps, primary=hosts.is_first())
         mesh = partitioning.make_mesh() if training.mesh is None else training.mesh
         self.partitioner = partitioning.Partitioner(mesh, trainable=training.trainable)
         self.boxed = training.boxed_shapes
@@ -173,13 +174,14 @@ class _Run:
 
     def execute(self) -> RunResult:
         training = self.training
-        (self.model_dir / "model-info.txt").write_text(training.describe() + "\n")
-        (self.model_dir / bundle.CONFIG).write_text(self.configuration.text())
+        self.write("model-info.txt", training.describe() + "\n")
+        self.write(bundle.CONFIG, self.configuration.text())
         self.log.say(freezing.parameter_table(training.shapes, training.trainable))
         # Outside the mesh's context: in it, flax constrains every parameter that is unboxed by the frozen rules.
         state, frozen, position = self.restore()
-        if training.prepare is not None and jax.process_index() == 0:
-            training.prepare()
+        if training.prepare is not None:
+            with hosts.first_goes_first():
+                training.prepare()
         if training.check_data is not None:
             training.check_data(training.feature_identity(self.fingerprints))
         with self.partitioner.context():
@@ -199,7 +201,7 @@ class _Run:
             listening=listening,
             seconds=time.monotonic() - self.start,
         )
-        if training.report is not None:
+        if training.report is not None and hosts.is_first():
             training.report(result)
         self.log.close()
         return result
@@ -231,16 +233,18 @@ class _Run:
             bundle.check_compatible(bundle.BundleManifest.from_json(saved.manifest), self.fingerprints)
         elif initial is not None:  # not on resume, when what it was trained on may have been trained further
             restore.check_initial(initial, assembled, identity=training.settings_identity())
-        trained, frozen = trees.partition(jax.device_put(assembled.parameters, self.shardings), training.trainable)
+        trained, frozen = trees.partition(
+            jax.tree.map(hosts.put, assembled.parameters, self.shardings), training.trainable
+        )
         if saved is None:
             return self.fresh_state(trained), frozen, 0
         state = TrainState(step=jnp.asarray(saved.step, jnp.int32), trainable=trained, opt_state=saved.optimizer)
-        return jax.device_put(state, self.state_shardings(trained)), frozen, int(saved.data_position["batches"])
+        state = jax.tree.map(hosts.put, state, self.state_shardings(trained))
+        return state, frozen, int(saved.data_position["batches"])
 
     def place(self, path: str, value: np.ndarray) -> jax.Array:
         """A parameter on the devices that hold it or a part of it."""
-        sharding = trees.flatten(self.shardings)[path]
-        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+        return hosts.put(value, trees.flatten(self.shardings)[path])
 
     def initial_parameters(self) -> PyTree:
         """Random parameters of the whole model; called inside jit, where what is not used costs nothing."""
@@ -303,6 +307,7 @@ class _Run:
             log_period=training.log_period,
             periodic=periodic,
             save=save_and_wait,
+            watchdog=Watchdog(self.configuration.step_timeout),
         )
 
     def save(self, state: TrainState, position: int) -> None:
@@ -355,16 +360,14 @@ class _Run:
         self.log.write(step, {f"{name}/{metric}": value for metric, value in evaluated.scores.items()}, kind="eval")
         told = ", ".join(f"{metric} {value:.2f}" for metric, value in evaluated.scores.items())
         self.log.say(f"{name} after {step} steps: {told}")
-        folder = self.model_dir / "predictions"
-        folder.mkdir(exist_ok=True)
         lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in evaluated.predictions]
-        (folder / f"{name}-{step}.jsonl").write_text("\n".join(lines) + "\n")
+        self.write(f"predictions/{name}-{step}.jsonl", "\n".join(lines) + "\n")
         return evaluated
 
     def scores_before(self) -> dict[str, dict[str, float]]:
         """Scores at step 0, by evaluation and metric; read back, since this process may have begun at a later step."""
         scores: dict[str, dict[str, float]] = {}
-        for row in read_metrics(self.model_dir, "eval"):
+        for row in read_metrics(self.model_dir, "eval") if hosts.is_first() else ():
             for name in self.training.evaluations_before if row["step"] == 0 else ():
                 found = {key.removeprefix(f"{name}/"): v for key, v in row.items() if key.startswith(f"{name}/")}
                 scores[name] = found
@@ -376,9 +379,17 @@ class _Run:
 
     def write_bundle(self, state: TrainState, after: Mapping[str, Any]) -> None:
         metrics = {f"{name}/{metric}": v for name, e in after.items() for metric, v in e.scores.items()}
-        trained = jax.tree.map(np.asarray, jax.device_get(state.trainable))
+        trained = jax.tree.map(np.asarray, jax.device_get(jax.tree.map(hosts.gather, state.trainable)))
         manifest = self.manifest(int(state.step), metrics)
         folder = self.model_dir / bundle.FOLDER
-        (self.model_dir / bundle.CONFIG).write_text(self.configuration.text())
-        bundle.save_bundle(bundle.Bundle(trained, manifest, self.configuration.text()), directory=folder)
+        self.write(bundle.CONFIG, self.configuration.text())
+        if hosts.is_first():
+            bundle.save_bundle(bundle.Bundle(trained, manifest, self.configuration.text()), directory=folder)
         self.log.say(f"bundle written to {folder}")
+
+    def write(self, name: str, text: str) -> None:
+        """A file in MODEL_DIR, written by the first process."""
+        if hosts.is_first():
+            path = self.model_dir / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)

@@ -34,17 +34,19 @@ class Evaluation(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """Where a run's settings came from, kept with what it leaves behind.
+    """Where a run's settings came from, kept with what it leaves, and what holds for this process.
 
     Attributes:
       text: gives the operative configuration, for config.gin.
       gin_files: of the command line.
       gin_bindings: of the command line.
+      step_timeout: seconds of a step after which the process ends, see `slm_jax.training.watchdog`; 0 for no end.
     """
 
     text: Callable[[], str] = str
     gin_files: Sequence[str] = ()
     gin_bindings: Sequence[str] = ()
+    step_timeout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class RunResult:
     Attributes:
       model_dir: where everything was written.
       counts: parameters by component, see `freezing.count_parameters`.
-      before: scores before training, by evaluation and metric (only those asked for).
+      before: scores before training, by evaluation and metric (only those asked for, and on the first process).
       after: evaluated after training, by name.
       listening: loss a token with true, shuffled and no speech, after training.
       seconds: wall time of the run in this process.

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from slm_jax.data.buckets import Bucket, check_buckets
 from slm_jax.data.pipeline import (
-    HostRows,
     batch_shapes,
     eval_batches,
     eval_examples,
@@ -204,20 +203,6 @@ def test_the_padding_ratio_counts_elements() -> None:
             "decoder_target_tokens": 1 - 20 / 60,
         }
     )
-
-
-def test_hosts_share_out_the_rows_of_the_same_batches() -> None:
-    whole = take(train(buckets=BUCKETS), 8)
-    hosts = [take(train(buckets=BUCKETS, host=HostRows(index=i, count=2)), 8) for i in range(2)]
-    joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*hosts, strict=True)]
-    assert_same(whole, joined)
-
-
-def test_rows_that_cannot_be_shared_out() -> None:
-    with pytest.raises(ValueError, match="4 rows cannot be shared out over 3 hosts"):
-        train(host=HostRows(index=0, count=3))
-    with pytest.raises(ValueError, match="Host 2 of 2"):
-        train(host=HostRows(index=2, count=2))
 
 
 def test_evaluation_keeps_order_and_fills_the_last_batch_with_empty_rows() -> None:

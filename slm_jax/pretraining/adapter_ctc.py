@@ -6,9 +6,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from slm_jax.models.interfaces import LossOutput
+from slm_jax.models.reducers import fraction_of, require_fractions
 from slm_jax.pretraining.ctc import ctc_output
 from slm_jax.pretraining.letter_ctc import spell
 from slm_jax.training.objective import RNG_STREAMS, init_parameters
@@ -26,12 +28,19 @@ class AdapterCTCObjective:
       model: a `SpeechLanguageModel` with a `CTCTokenAdapter`.
       pieces: what each token of the vocabulary is written with, all below the adapter's num_tokens and above 0
         (`data.tokenizers.pieces`); () for those that are not spoken, such as the end.
+      labels_per_frame: most labels of an utterance, as a fraction of the frames of its batch; utterances with more
+        count as infeasible. CTC computes as many as that for every frame, needed or not.
+
+    Raises:
+      ValueError: there are no pieces, or labels_per_frame is not in (0, 1].
     """
 
     model: nn.Module
     pieces: tuple[tuple[int, ...], ...]
+    labels_per_frame: float = 1.0
 
     def __post_init__(self) -> None:
+        require_fractions(self, "labels_per_frame")
         if not any(self.pieces):
             raise ValueError("AdapterCTCObjective.pieces has none: take pieces() of the language model's vocabulary")
 
@@ -44,10 +53,11 @@ class AdapterCTCObjective:
         keys = dict(zip(RNG_STREAMS, jax.random.split(rng, len(RNG_STREAMS)), strict=True)) if training else {}
         frames: Any = self.model.apply({"params": params}, batch, training=training, rngs=keys, method="hear")
         tokens = batch["decoder_target_tokens"]
-        # More labels than frames cannot be aligned; those that are cut off never count.
-        size = frames.mask.shape[1]
+        num_frames = frames.mask.shape[1]
+        size = fraction_of(num_frames, self.labels_per_frame)
         labels, lengths = spell(tokens, (tokens > 0).sum(axis=1), piece_table(self.pieces), size=size)
-        return ctc_output(frames, labels, lengths)
+        # What is cut off never counts: nothing has more labels than frames.
+        return ctc_output(frames, labels, jnp.where(lengths > size, num_frames + 1, lengths))
 
 
 def piece_table(pieces: tuple[tuple[int, ...], ...]) -> np.ndarray:

@@ -72,6 +72,18 @@ def test_the_loss_is_ctc_of_the_pieces(objective, params, batch, heard):
     assert output.metrics["ctc_blank_frames"][1] == 17
 
 
+def test_utterances_with_more_labels_than_are_computed_are_left_out_and_counted(objective, params, batch):
+    whole = objective.loss(params, batch, rng=KEY)
+    shorter = dataclasses.replace(objective, labels_per_frame=0.4)  # 4 of 9 frames
+    np.testing.assert_allclose(shorter.loss(params, batch, rng=KEY).loss, whole.loss, rtol=1e-5)
+    assert shorter.loss(params, batch, rng=KEY).metrics == whole.metrics
+    shortest = dataclasses.replace(objective, labels_per_frame=0.2)  # 2, and no sentence has so few
+    output = shortest.loss(params, batch, rng=KEY)
+    assert (output.loss, output.weight, output.metrics["ctc_infeasible"]) == (0, 0, (3, 3))
+    with pytest.raises(ValueError, match=r"AdapterCTCObjective.labels_per_frame must be in \(0, 1\], got 0\.0"):
+        dataclasses.replace(objective, labels_per_frame=0.0)
+
+
 def test_only_what_hears_is_trained(objective, params, batch):
     gradients = jax.jit(jax.grad(lambda adapter: objective.loss({**params, "adapter": adapter}, batch, rng=KEY).loss))(
         params["adapter"]

@@ -113,7 +113,8 @@ TRANSCRIBE_WITH_PHRASES = PromptTemplate(
 )
 
 PROMPTS: Mapping[str, PromptTemplate] = {
-    template.kind: template for template in (TRANSCRIBE, TRANSLATE, ANSWER, CONTINUE, REPLY, TRANSCRIBE_WITH_PHRASES)
+    template.kind: template
+    for template in (TRANSCRIBE, INSTRUCT, TRANSLATE, ANSWER, CONTINUE, REPLY, TRANSCRIBE_WITH_PHRASES)
 }
 """Templates for speech in general, by kind."""
 

@@ -7,12 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from slm_jax.models.interfaces import LossOutput
 from slm_jax.models.reducers import fraction_of, require_fractions
 from slm_jax.pretraining.ctc import ctc_output
-from slm_jax.pretraining.letter_ctc import spell
+from slm_jax.pretraining.letter_ctc import piece_table, spell
 from slm_jax.training.objective import RNG_STREAMS, init_parameters
 from slm_jax.typing import Batch, PRNGKey, PyTree
 
@@ -58,14 +57,3 @@ class AdapterCTCObjective:
         labels, lengths = spell(tokens, (tokens > 0).sum(axis=1), piece_table(self.pieces), size=size)
         # What is cut off never counts: nothing has more labels than frames.
         return ctc_output(frames, labels, jnp.where(lengths > size, num_frames + 1, lengths))
-
-
-def piece_table(pieces: tuple[tuple[int, ...], ...]) -> np.ndarray:
-    """The pieces of each token, filled up with -1: [V, P].
-
-    ((1,), (), (1, 2)) -> [[1 -1] [-1 -1] [1 2]]
-    """
-    table = np.full((len(pieces), max(map(len, pieces))), -1, np.int32)
-    for token, row in enumerate(pieces):
-        table[token, : len(row)] = row
-    return table

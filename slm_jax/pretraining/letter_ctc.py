@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import flax.linen as nn
 import jax
@@ -25,9 +25,17 @@ def letter_table(spellings: tuple[str, ...]) -> np.ndarray:
     ("ab", "", "b") -> [[0 1] [-1 -1] [1 -1]]
     """
     numbers = {letter: number for number, letter in enumerate(sorted(set("".join(spellings))))}
-    table = np.full((len(spellings), max(map(len, spellings))), -1, np.int32)
-    for token, spelling in enumerate(spellings):
-        table[token, : len(spelling)] = [numbers[letter] for letter in spelling]
+    return piece_table([[numbers[letter] for letter in spelling] for spelling in spellings])
+
+
+def piece_table(pieces: Sequence[Sequence[int]]) -> np.ndarray:
+    """The pieces of each token, filled up with -1: [V, P].
+
+    ((1,), (), (1, 2)) -> [[1 -1] [-1 -1] [1 2]]
+    """
+    table = np.full((len(pieces), max(map(len, pieces))), -1, np.int32)
+    for token, row in enumerate(pieces):
+        table[token, : len(row)] = row
     return table
 
 

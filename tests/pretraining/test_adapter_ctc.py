@@ -16,8 +16,9 @@ from slm_jax.models.interfaces import Objective
 from slm_jax.models.slm import SpeechLanguageModel
 from slm_jax.models.t5 import T5
 from slm_jax.models.token_adapter import CTCTokenAdapter
-from slm_jax.pretraining.adapter_ctc import AdapterCTCObjective, piece_table
+from slm_jax.pretraining.adapter_ctc import AdapterCTCObjective
 from slm_jax.pretraining.ctc import ctc_sums
+from slm_jax.pretraining.letter_ctc import piece_table
 from slm_jax.training.objective import TeacherForcing
 
 WIDTH = 8

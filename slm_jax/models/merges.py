@@ -28,7 +28,7 @@ class Merges:
 
     def __post_init__(self) -> None:
         if not self.rules:
-            raise ValueError("Merges.rules has none: take merges() of the language model's vocabulary")
+            raise ValueError("Merges.rules has none: take merge_rules() of the language model's vocabulary")
 
     @functools.cached_property
     def _hash(self) -> int:

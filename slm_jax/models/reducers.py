@@ -25,6 +25,23 @@ def starts_run(labels: Int[Array, "B S"]) -> Bool[Array, "B S"]:
     return jnp.concatenate([jnp.ones_like(labels[:, :1], bool), labels[:, 1:] != labels[:, :-1]], axis=1)
 
 
+def mean_by_group(
+    x: Float[Array, "B S D"], mask: Bool[Array, "B S"], group: Int[Array, "B S"]
+) -> Float[Array, "B S D"]:
+    """The means of the real vectors of each group, float32; zeros where a group has none.
+
+    x [a b c _], group [0 0 1 1], mask [1 1 1 0] -> [(a + b) / 2  c  0  0]
+
+    Args:
+      x: vectors.
+      mask: which of them are real.
+      group: the number of each one's group, rising from the first to the last.
+    """
+    add = jax.vmap(functools.partial(jax.ops.segment_sum, num_segments=x.shape[1], indices_are_sorted=True))
+    total = add(jnp.where(mask[..., None], x.astype(jnp.float32), 0), group)
+    return total / jnp.maximum(add(mask[..., None].astype(jnp.float32), group), 1)
+
+
 def keep_frames(
     frames: EncoderOutput, keep: Bool[Array, "B S"], *, length: int, room: Int[Array, "B"] | None = None
 ) -> EncoderOutput:
@@ -225,18 +242,14 @@ class CTCRunMean:
 
     def __call__(self, frames: EncoderOutput) -> EncoderOutput:
         logits = _ctc_scores(frames, self)
-        blank, size = logits.shape[-1] - 1, logits.shape[1]
+        blank = logits.shape[-1] - 1
         run = jnp.cumsum(starts_run(jnp.argmax(logits, axis=-1)), axis=1) - 1
-        add = jax.vmap(functools.partial(jax.ops.segment_sum, num_segments=size, indices_are_sorted=True))
-        count = add(frames.mask.astype(jnp.float32), run)[..., None]
-
-        def mean(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-            return add(jnp.where(frames.mask[..., None], x.astype(jnp.float32), 0), run) / jnp.maximum(count, 1)
-
+        mean = functools.partial(mean_by_group, mask=frames.mask, group=run)
+        real = mean(jnp.ones((*run.shape, 1)))[..., 0] > 0
         posterior = mean(jax.nn.softmax(logits.astype(jnp.float32), axis=-1))
         runs = EncoderOutput(
             embeddings=mean(frames.embeddings).astype(frames.embeddings.dtype),
-            mask=count[..., 0] > 0,
+            mask=real,
             ctc_logits=jnp.log(jnp.maximum(posterior, jnp.finfo(jnp.float32).tiny)),
             dropped=frames.dropped,
         )

@@ -1,7 +1,5 @@
 """An adapter that writes the language model's tokens by CTC, over any speech encoder."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,8 +7,14 @@ import jax.numpy as jnp
 from slm_jax.layers.dense import Dense
 from slm_jax.models.interfaces import Adapter, Embed, EncoderOutput, FrameReducer
 from slm_jax.models.merges import Merges, merge
-from slm_jax.models.reducers import fraction_of, keep_fraction, require_fractions, require_positive
-from slm_jax.typing import Array, Bool, DTypeLike, Float, Int
+from slm_jax.models.reducers import (
+    fraction_of,
+    keep_fraction,
+    mean_by_group,
+    require_fractions,
+    require_positive,
+)
+from slm_jax.typing import Array, DTypeLike, Float
 
 _EPSILON = 1e-6
 
@@ -128,15 +132,3 @@ class MergedTokenReading(nn.Module):
             )
         x = vectors * spoken[:, :size].astype(vectors.dtype) + context.astype(vectors.dtype)
         return EncoderOutput(jnp.where(heard.mask[..., None], x, 0), heard.mask, dropped=heard.dropped)
-
-
-def mean_by_group(
-    x: Float[Array, "B K D"], mask: Bool[Array, "B K"], group: Int[Array, "B K"]
-) -> Float[Array, "B K D"]:
-    """The means of the real vectors of each group; zeros where a group has none.
-
-    x [a b c _], group [0 0 1 _] -> [(a + b) / 2  c  0  0]
-    """
-    add = jax.vmap(functools.partial(jax.ops.segment_sum, num_segments=x.shape[1], indices_are_sorted=False))
-    total = add(jnp.where(mask[..., None], x, 0), group)
-    return total / jnp.maximum(add(mask[..., None].astype(x.dtype), group), 1)

@@ -61,9 +61,9 @@ class Report:
         console.print(self.table(result))
         for line in self.example_lines(result):
             console.print(line, markup=False, soft_wrap=True)
-        closing = [f"\nWritten to {result.model_dir}: bundle/, {SUMMARY}, {LOSS_PLOT}, predictions/"]
+        closing = [f"\nWritten to {result.place}: bundle/, {SUMMARY}, {LOSS_PLOT}, predictions/"]
         if self.try_it:
-            closing += ["Try your own recording:", f"  {self.try_it.format(model_dir=result.model_dir)}"]
+            closing += ["Try your own recording:", f"  {self.try_it.format(model_dir=result.place)}"]
         for line in closing:
             console.print(line, markup=False, soft_wrap=True)  # a command that is wrapped cannot be copied
 

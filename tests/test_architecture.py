@@ -49,13 +49,13 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
     "data": ("audio",),
     "training": ("models.interfaces", "trees", "weights"),
     **dict.fromkeys(APPLICATIONS, ("models.interfaces", "decoding", "data", "training", "trees", *APPLICATIONS)),
-    "t5x_bridge": ("models.interfaces", "decoding", "data", "training.losses", "training.freezing"),
+    "t5x_bridge": ("models.interfaces", "decoding", "data", "training", "trees", "evaluation"),
     "tasks": ("data", "audio"),
     **dict.fromkeys(MAINS, ANYTHING),
 }
 # External package -> the only components that may import it anywhere.
 ONLY_IN = {
-    "gin": MAINS,
+    "gin": (*MAINS, "t5x_bridge"),  # which is configured by T5X's mains
     "t5x": ("t5x_bridge",),
     "seqio": ("data", "tasks", "t5x_bridge"),
     "tensorflow": ("data", "tasks"),

@@ -28,6 +28,7 @@ def result(tmp_path):
             "translate_es": Evaluated({"bleu": 61.5}, [prediction]),
         },
         listening={"loss_true_audio": 0.5, "loss_shuffled_audio": 2.0, "loss_no_audio": 3.0},
+        place="runs/mine",
         seconds=75.26,
     )
 
@@ -53,7 +54,7 @@ def test_what_a_person_sees(result, capsys):
     )
     report(result)
     shown = capsys.readouterr().out
-    for text in ("101.0%", "3.2%", "61.5", "0.500", "10 (1.0%)", "1:15", "un gato", "un perro", "infer --bundle=/"):
+    for text in ("101.0%", "3.2%", "61.5", "0.500", "10 (1.0%)", "1:15", "un gato", "un perro", "infer --bundle=runs/mine"):
         assert text in shown
     assert json.loads((result.model_dir / "summary.json").read_text())["wer_after"] == 3.25
     assert (result.model_dir / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -1,7 +1,7 @@
 """Teacher forcing: the cross-entropy of the language model's next token."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -94,3 +94,11 @@ def remove_speech(batch: Batch) -> Batch:
         if name in batch:
             batch[name] = jnp.zeros_like(batch[name])
     return batch
+
+
+VARIANTS: Mapping[str, Callable[[Batch], Batch]] = {
+    "true": lambda batch: batch,
+    "shuffled": shuffle_speech,
+    "no": remove_speech,
+}
+"""Versions of an evaluation batch by how much speech there is to listen to."""

@@ -170,7 +170,7 @@ class Partitioner:
         by_path = trees.flatten(shardings)
 
         def layout(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-            path = _parameter_path(keys, shapes)
+            path = parameter_path(keys, shapes)
             return by_path[path] if path is not None and shapes[path] == leaf.shape else self.replicated
 
         return jax.tree.map_with_path(layout, jax.eval_shape(optimizer.init, params))
@@ -198,7 +198,7 @@ class Partitioner:
         return {name: hosts.put(np.asarray(value), self.replicated) for name, value in batch.items()}
 
 
-def _parameter_path(keys: tuple[Any, ...], paths: Mapping[str, Any]) -> str | None:
+def parameter_path(keys: tuple[Any, ...], paths: Mapping[str, Any]) -> str | None:
     """The parameter whose path ends the path of a leaf in an optimizer's state, e.g. 'a/b' of state[0].mu['a']['b']."""
     names: list[str] = []
     for key in reversed(keys):

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,21 +18,15 @@ from slm_jax import trees
 from slm_jax.models.interfaces import LossOutput, Objective
 from slm_jax.training import bundle, checkpoints, freezing, hosts, partitioning, restore
 from slm_jax.training.loop import Loop, Periodic
-from slm_jax.training.objective import remove_speech, shuffle_speech
+from slm_jax.training.model_dir import ModelDir
+from slm_jax.training.objective import VARIANTS
 from slm_jax.training.run_interfaces import Batches, Configuration, Evaluation, RunResult
-from slm_jax.training.run_log import RunLog, read_metrics
+from slm_jax.training.run_log import RunLog, scores_before
 from slm_jax.training.state import TrainState
 from slm_jax.training.step import EvalStep, TrainStep, means
 from slm_jax.training.watchdog import Watchdog
-from slm_jax.typing import Batch, DTypeLike, PyTree
+from slm_jax.typing import DTypeLike, PyTree
 from slm_jax.weights import fingerprints
-
-VARIANTS: Mapping[str, Callable[[Batch], Batch]] = {
-    "true": lambda batch: batch,
-    "shuffled": shuffle_speech,
-    "no": remove_speech,
-}
-"""Versions of an evaluation batch by how much speech there is to listen to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +113,11 @@ class Training:
         frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.frozen_dtype), frozen)
         return trees.combine(trained, frozen)
 
+    def initial_parameters(self) -> PyTree:
+        """Random parameters of the whole model; called inside jit, where what is not used costs nothing."""
+        one = {name: jnp.zeros((1, *spec.shape[1:]), spec.dtype) for name, spec in self.batch_shapes.items()}
+        return self.objective.init(jax.random.key(self.seed), one)
+
     def settings_identity(self) -> dict[str, str]:
         """Fingerprints of what decides the meaning of parameters and is none: `identity`, and the front end."""
         encoder = getattr(self.objective.model, "speech_encoder", self.objective.model)
@@ -136,6 +134,49 @@ class Training:
         reducer = fingerprints.fingerprint_config(repr(getattr(self.objective.model, "reducer", None)))
         identity = {**self.settings_identity(), **frozen, "reducer": reducer}
         return {name: identity.get(name, "") for name in ("speech_encoder", "front_end", "reducer")}
+
+    def manifest(
+        self, configuration: Configuration, *, step: int, fingerprints: Mapping[str, str], **metrics: float
+    ) -> bundle.BundleManifest:
+        """What the trained parameters belong to."""
+        return bundle.BundleManifest(
+            fingerprints=fingerprints,
+            trainable_patterns=tuple(self.trainable),
+            step=step,
+            prompt_templates=dict(self.prompts),
+            metrics=metrics,
+            gin_files=tuple(configuration.gin_files),
+            gin_bindings=tuple(configuration.gin_bindings),
+        )
+
+    def assemble(
+        self, *, place: Callable[[str, Any], Any], checkpoint: restore.Supply | None = None
+    ) -> tuple[restore.AssembledParameters, dict[str, str]]:
+        """All parameters, each from the first place that has it, and the fingerprints of what is not trained.
+
+        A run that goes on has a `checkpoint` of them; `place` puts a parameter of a path where it will stay.
+
+        Raises:
+          slm_jax.training.restore.RestoreError: a frozen parameter would be random, or something does not fit.
+          slm_jax.training.bundle.IncompatibleBundleError: the initial checkpoint was trained on other frozen parts.
+        """
+        initial = None if self.initial_checkpoint is None else restore.read_initial(self.initial_checkpoint)
+        assembled = restore.assemble_parameters(
+            self.shapes,
+            trainable_patterns=self.trainable,
+            sources=self.sources,
+            checkpoint=checkpoint,
+            initial=initial,
+            init_fn=restore.initialiser(self.initial_parameters),
+            allow_random=self.allow_random,
+            allow_unexpected=self.allow_unexpected,
+            place=place,
+        )
+        identity = self.settings_identity()
+        if checkpoint is None and initial is not None:  # later, what it was trained on may have been trained further
+            restore.check_initial(initial, assembled, identity=identity)
+        frozen = restore.frozen_fingerprints(assembled.parameters, trainable_patterns=self.trainable)
+        return assembled, identity | frozen
 
     def describe(self) -> str:
         """The parameter table; its last line is a JSON object with `trainable`, `frozen` and `components`."""
@@ -155,15 +196,18 @@ class _Run:
         self.training = training
         self.configuration = configuration
         self.start = time.monotonic()
-        self.model_dir = pathlib.Path(training.model_dir).expanduser()
-        self.model_dir.mkdir(parents=True, exist_ok=True)
-        self.log = RunLog(self.model_dir, total_steps=training.train_steps, primary=hosts.is_first())
+        self.place = ModelDir.open(training.model_dir, writes=hosts.is_first())
+        self.model_dir = self.place.local
+        total, events = training.train_steps, str(self.place.place)
+        self.log = RunLog(self.model_dir, events=events, total_steps=total, primary=hosts.is_first())
         mesh = partitioning.make_mesh() if training.mesh is None else training.mesh
         self.partitioner = partitioning.Partitioner(mesh, trainable=training.trainable)
         self.boxed = training.boxed_shapes
         self.shardings = self.partitioner.shardings(self.boxed)
         self.components = freezing.trainable_components(training.trainable, trees.flatten(nn.unbox(self.boxed)))
-        self.checkpoints = checkpoints.Checkpoints(self.model_dir / checkpoints.FOLDER, keep=training.keep_checkpoints)
+        self.checkpoints = checkpoints.Checkpoints(
+            self.place.place / checkpoints.FOLDER, keep=training.keep_checkpoints
+        )
         self.predict = {name: evaluation.predict(self.model) for name, evaluation in training.evaluations.items()}
         listening = training.listening_objective or training.objective
         self.evaluate_step = jax.jit(EvalStep(objective=listening, variants=VARIANTS))
@@ -174,8 +218,8 @@ class _Run:
 
     def execute(self) -> RunResult:
         training = self.training
-        self.write("model-info.txt", training.describe() + "\n")
-        self.write(bundle.CONFIG, self.configuration.text())
+        self.place.write("model-info.txt", training.describe() + "\n")
+        self.place.write(bundle.CONFIG, self.configuration.text())
         self.log.say(freezing.parameter_table(training.shapes, training.trainable))
         # Outside the mesh's context: in it, flax constrains every parameter that is unboxed by the frozen rules.
         state, frozen, position = self.restore()
@@ -195,8 +239,9 @@ class _Run:
             self.write_bundle(state, after)
         result = RunResult(
             model_dir=self.model_dir,
+            place=str(self.place.place),
             counts=freezing.count_parameters(training.shapes, training.trainable),
-            before=self.scores_before(),
+            before=scores_before(self.model_dir, training.evaluations_before) if hosts.is_first() else {},
             after=after,
             listening=listening,
             seconds=time.monotonic() - self.start,
@@ -204,35 +249,18 @@ class _Run:
         if training.report is not None and hosts.is_first():
             training.report(result)
         self.log.close()
+        self.place.push()
         return result
 
     def restore(self) -> tuple[TrainState, PyTree, int]:
         """State, frozen parameters and data position: from this run's checkpoint, else from where they start."""
         training = self.training
         saved = self.saved()
-        initial = None
-        if training.initial_checkpoint is not None:
-            initial = restore.read_initial(training.initial_checkpoint)
         own = None if saved is None else restore.Supply(f"this run's step {saved.step}", saved.trainable)
-        assembled = restore.assemble_parameters(
-            training.shapes,
-            trainable_patterns=training.trainable,
-            sources=training.sources,
-            checkpoint=own,
-            initial=initial,
-            init_fn=restore.initialiser(self.initial_parameters),
-            allow_random=training.allow_random,
-            allow_unexpected=training.allow_unexpected,
-            place=self.place,
-        )
+        assembled, self.fingerprints = training.assemble(place=self.put, checkpoint=own)
         self.log.say(assembled.report.table())
-        self.fingerprints = training.settings_identity() | restore.frozen_fingerprints(
-            assembled.parameters, trainable_patterns=training.trainable
-        )
         if saved is not None:
             bundle.check_compatible(bundle.BundleManifest.from_json(saved.manifest), self.fingerprints)
-        elif initial is not None:  # not on resume, when what it was trained on may have been trained further
-            restore.check_initial(initial, assembled, identity=training.settings_identity())
         trained, frozen = trees.partition(
             jax.tree.map(hosts.put, assembled.parameters, self.shardings), training.trainable
         )
@@ -242,14 +270,9 @@ class _Run:
         state = jax.tree.map(hosts.put, state, self.state_shardings(trained))
         return state, frozen, int(saved.data_position["batches"])
 
-    def place(self, path: str, value: np.ndarray) -> jax.Array:
+    def put(self, path: str, value: np.ndarray) -> jax.Array:
         """A parameter on the devices that hold it or a part of it."""
         return hosts.put(value, trees.flatten(self.shardings)[path])
-
-    def initial_parameters(self) -> PyTree:
-        """Random parameters of the whole model; called inside jit, where what is not used costs nothing."""
-        one = {name: jnp.zeros((1, *spec.shape[1:]), spec.dtype) for name, spec in self.training.batch_shapes.items()}
-        return self.training.objective.init(jax.random.key(self.training.seed), one)
 
     def saved(self) -> checkpoints.Checkpoint | None:
         """This run's latest checkpoint, on the devices; None if it has none."""
@@ -317,20 +340,14 @@ class _Run:
             optimizer=state.opt_state,
             seed=self.training.seed,
             data_position={"batches": position},
-            manifest=self.manifest(int(state.step), {}).to_json(),
+            manifest=self.manifest(state).to_json(),
         )
         self.checkpoints.save(checkpoint)
+        self.place.push()
 
-    def manifest(self, step: int, metrics: Mapping[str, float]) -> bundle.BundleManifest:
-        return bundle.BundleManifest(
-            fingerprints=self.fingerprints,
-            trainable_patterns=tuple(self.training.trainable),
-            step=step,
-            prompt_templates=dict(self.training.prompts),
-            metrics=dict(metrics),
-            gin_files=tuple(self.configuration.gin_files),
-            gin_bindings=tuple(self.configuration.gin_bindings),
-        )
+    def manifest(self, state: TrainState, **metrics: float) -> bundle.BundleManifest:
+        step = int(state.step)
+        return self.training.manifest(self.configuration, step=step, fingerprints=self.fingerprints, **metrics)
 
     def listen(self, state: TrainState, frozen: PyTree) -> dict[str, float]:
         """Loss a token with true, shuffled and no speech over the listening batches; {} if there are none."""
@@ -361,17 +378,8 @@ class _Run:
         told = ", ".join(f"{metric} {value:.2f}" for metric, value in evaluated.scores.items())
         self.log.say(f"{name} after {step} steps: {told}")
         lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in evaluated.predictions]
-        self.write(f"predictions/{name}-{step}.jsonl", "\n".join(lines) + "\n")
+        self.place.write(f"predictions/{name}-{step}.jsonl", "\n".join(lines) + "\n")
         return evaluated
-
-    def scores_before(self) -> dict[str, dict[str, float]]:
-        """Scores at step 0, by evaluation and metric; read back, since this process may have begun at a later step."""
-        scores: dict[str, dict[str, float]] = {}
-        for row in read_metrics(self.model_dir, "eval") if hosts.is_first() else ():
-            for name in self.training.evaluations_before if row["step"] == 0 else ():
-                found = {key.removeprefix(f"{name}/"): v for key, v in row.items() if key.startswith(f"{name}/")}
-                scores[name] = found
-        return scores
 
     def decode_all(self, state: TrainState, frozen: PyTree) -> None:
         for name in self.training.evaluations:
@@ -380,16 +388,9 @@ class _Run:
     def write_bundle(self, state: TrainState, after: Mapping[str, Any]) -> None:
         metrics = {f"{name}/{metric}": v for name, e in after.items() for metric, v in e.scores.items()}
         trained = jax.tree.map(np.asarray, jax.device_get(jax.tree.map(hosts.gather, state.trainable)))
-        manifest = self.manifest(int(state.step), metrics)
+        manifest = self.manifest(state, **metrics)
         folder = self.model_dir / bundle.FOLDER
-        self.write(bundle.CONFIG, self.configuration.text())
+        self.place.write(bundle.CONFIG, self.configuration.text())
         if hosts.is_first():
             bundle.save_bundle(bundle.Bundle(trained, manifest, self.configuration.text()), directory=folder)
-        self.log.say(f"bundle written to {folder}")
-
-    def write(self, name: str, text: str) -> None:
-        """A file in MODEL_DIR, written by the first process."""
-        if hosts.is_first():
-            path = self.model_dir / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
+        self.log.say(f"bundle written to {self.place.place / bundle.FOLDER}")

@@ -54,7 +54,8 @@ class RunResult:
     """What a finished run has to tell.
 
     Attributes:
-      model_dir: where everything was written.
+      model_dir: the folder of this machine where everything but checkpoints was written.
+      place: MODEL_DIR; another one if that is in a bucket, to which the former is copied.
       counts: parameters by component, see `freezing.count_parameters`.
       before: scores before training, by evaluation and metric (only those asked for, and on the first process).
       after: evaluated after training, by name.
@@ -63,6 +64,7 @@ class RunResult:
     """
 
     model_dir: pathlib.Path
+    place: str
     counts: Mapping[str, Any]
     before: Mapping[str, Any]
     after: Mapping[str, Any]

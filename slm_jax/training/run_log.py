@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,17 +47,20 @@ class RunLog:
     """Writes scalars to MODEL_DIR and a progress line to the terminal.
 
     Args:
-      model_dir: where `metrics.jsonl` and TensorBoard events go.
+      model_dir: where `metrics.jsonl` goes.
+      events: where TensorBoard events go, which may be a bucket; None for the same folder.
       total_steps: for the time left.
       primary: only the primary host writes and prints.
     """
 
-    def __init__(self, model_dir: pathlib.Path, *, total_steps: int, primary: bool = True) -> None:
+    def __init__(
+        self, model_dir: pathlib.Path, *, total_steps: int, events: str | None = None, primary: bool = True
+    ) -> None:
         self.console = Console(stderr=True, quiet=not primary, highlight=False)
         self.total_steps = total_steps
         self.path = model_dir / "metrics.jsonl"
         self.primary = primary
-        self.writer = metric_writers.SummaryWriter(str(model_dir)) if primary else None
+        self.writer = metric_writers.SummaryWriter(events or str(model_dir)) if primary else None
 
     def write(self, step: int, scalars: Mapping[str, Any], *, kind: str) -> None:
         """One row in metrics.jsonl, one scalar each in TensorBoard, named kind/name."""
@@ -107,3 +110,12 @@ def read_metrics(model_dir: pathlib.Path, kind: str) -> list[dict[str, Any]]:
         if row["kind"] == kind:
             by_step.setdefault(row["step"], {}).update(row)
     return [by_step[step] for step in sorted(by_step)]
+
+
+def scores_before(model_dir: pathlib.Path, evaluations: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Scores at step 0, by evaluation and metric; read back, since a process may have begun at a later step."""
+    scores: dict[str, dict[str, float]] = {}
+    for row in read_metrics(model_dir, "eval") if evaluations else ():
+        for name in evaluations if row["step"] == 0 else ():
+            scores[name] = {key.removeprefix(f"{name}/"): v for key, v in row.items() if key.startswith(f"{name}/")}
+    return scores

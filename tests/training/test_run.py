@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import flax.linen as nn
 import jax
@@ -21,7 +22,7 @@ from slm_jax.models.adapter import TransformerAdapter
 from slm_jax.models.conformer import Conformer
 from slm_jax.models.slm import SpeechLanguageModel
 from slm_jax.models.t5 import T5
-from slm_jax.training import bundle, optimizers, partitioning
+from slm_jax.training import bundle, model_dir, optimizers, partitioning
 from slm_jax.training.distillation import Distillation
 from slm_jax.training.objective import TeacherForcing
 from slm_jax.training.run import Training
@@ -243,6 +244,24 @@ def test_a_distilled_run_listens_by_teacher_forcing_where_nobody_teaches(trainin
     (heard,) = read_metrics(tmp_path / "run", "eval")
     assert heard["nll"] == pytest.approx(result.listening["loss_true_audio"], rel=1e-6)
     assert "teacher_nll" not in heard
+
+
+def test_a_run_in_a_bucket_goes_on_elsewhere(training, tmp_path, monkeypatch):
+    whole = training.run()
+    assert whole.place == str(tmp_path / "run")
+    monkeypatch.setattr(model_dir, "is_remote", lambda directory: "bucket" in str(directory))
+    bucket = tmp_path / "bucket"
+    part = dataclasses.replace(training, model_dir=str(bucket), train_steps=2)
+    part.run()
+    shutil.rmtree(bucket / "bundle")
+    rest = dataclasses.replace(part, train_steps=4).run()
+    assert rest.place == str(bucket)
+    rows = [read_metrics(folder, "train") for folder in (bucket, tmp_path / "run")]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+    found, expected = state_of(bucket), state_of(tmp_path / "run")
+    assert all((found[path] == leaf).all() for path, leaf in expected.items())
+    assert {"checkpoints", "config.gin", "model-info.txt"} <= {path.name for path in bucket.iterdir()}
+    assert list(bucket.glob("events*"))
 
 
 def test_other_frozen_weights_are_refused_by_name(training, tmp_path, frozen_folder, model):

@@ -1,0 +1,92 @@
+"""The native batches as T5X reads them."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from clu.data import dataset_iterator
+from t5x import utils
+
+from slm_jax.data import pipeline
+from slm_jax.data.buckets import HostBatch
+
+
+class Batches(dataset_iterator.DatasetIterator):
+    """This host's rows of the native batches; a checkpoint holds how many there have been, not what was read ahead.
+
+    Attributes:
+      open_at: gives the batches from one number on.
+      rows: of the global batch.
+      position: batches given so far.
+    """
+
+    def __init__(self, open_at: Callable[..., pipeline.BatchIterator], rows: slice) -> None:
+        self.open_at, self.rows = open_at, rows
+        self._go_to(0)
+        self._next = self._read()
+        # Kept: T5X asks for it while another thread reads the next batch.
+        self._element_spec = {name: dataset_iterator.ArraySpec(x.dtype, x.shape) for name, x in self._next.items()}
+
+    def _go_to(self, position: int) -> None:
+        self.position = position
+        self._batches = self.open_at(skip_batches=position)
+        self._next: HostBatch | None = None
+
+    def _read(self) -> HostBatch:
+        return {name: value[self.rows] for name, value in next(self._batches).items()}
+
+    def __next__(self) -> HostBatch:
+        batch = self._read() if self._next is None else self._next
+        self._next = None
+        self.position += 1
+        return batch
+
+    @property
+    def element_spec(self) -> dict[str, dataset_iterator.ArraySpec]:
+        """Shapes and types of this host's rows."""
+        return self._element_spec
+
+    def reset(self) -> None:
+        """Back to the first batch."""
+        self._go_to(0)
+
+    def save(self, filename: Any) -> None:
+        """Writes the place in the data."""
+        pathlib.Path(filename).write_text(json.dumps({"batches": self.position}))
+
+    def restore(self, filename: Any) -> None:
+        """Goes to the place that `save` wrote."""
+        self._go_to(json.loads(pathlib.Path(filename).read_text())["batches"])
+
+
+def get_dataset(
+    cfg: utils.DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    feature_converter_cls: Callable[..., Any],
+    num_epochs: int | None = None,
+    continue_from_last_checkpoint: bool = False,
+) -> Batches:
+    """For T5X's `train.get_dataset_fn`: the batches of the native loop of the same seed, in one shape.
+
+    Raises:
+      ValueError: examples should be packed, the batch is no multiple of the shards, or there is no such task.
+    """
+    del continue_from_last_checkpoint
+    feature_converter_cls(pack=cfg.pack)  # refuses to pack
+    if cfg.batch_size % num_shards:
+        raise ValueError(f"a batch of {cfg.batch_size} examples cannot be split evenly over {num_shards} hosts")
+    size = cfg.batch_size // num_shards
+    open_at = functools.partial(
+        pipeline.train_batches,
+        cfg.mixture_or_task_name,
+        task_feature_lengths=cfg.task_feature_lengths,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        split=cfg.split,
+        num_epochs=num_epochs,
+        use_cached=cfg.use_cached,
+    )
+    return Batches(open_at, slice(shard_id * size, (shard_id + 1) * size))

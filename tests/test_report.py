@@ -54,7 +54,17 @@ def test_what_a_person_sees(result, capsys):
     )
     report(result)
     shown = capsys.readouterr().out
-    for text in ("101.0%", "3.2%", "61.5", "0.500", "10 (1.0%)", "1:15", "un gato", "un perro", "infer --bundle=runs/mine"):
+    for text in (
+        "101.0%",
+        "3.2%",
+        "61.5",
+        "0.500",
+        "10 (1.0%)",
+        "1:15",
+        "un gato",
+        "un perro",
+        "infer --bundle=runs/mine",
+    ):
         assert text in shown
     assert json.loads((result.model_dir / "summary.json").read_text())["wer_after"] == 3.25
     assert (result.model_dir / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -2,8 +2,8 @@ r"""Compiles the steps of an experiment for a TPU topology, without TPUs, and te
 
     python -m slm_jax.precompile --topology=v5e:16x16 --gin_file=experiments/slm_usm2b_mt5xxl_v5e256.gin
 
-Prints a table for each step; the last line is a JSON object. Needs libtpu: pip install 'slm_jax[tpu_aot]'. docs/scale.md
-says how each number is got.
+Prints a table for each step; the last line is a JSON object. Needs libtpu: pip install 'slm_jax[tpu_aot]'.
+docs/scale.md says how each number is got.
 """
 
 import json
@@ -15,13 +15,12 @@ import jax
 from absl import flags
 
 from slm_jax import evaluation, gin_utils
-from slm_jax.aot import topology
+from slm_jax.aot import search, serialised, topology
 from slm_jax.aot.network import Network
-from slm_jax.aot.report import Report, compile_step
-from slm_jax.aot.steps import Step, Steps
+from slm_jax.aot.report import Report, compile_step, size_text
+from slm_jax.aot.steps import Step, Steps, with_remat
 from slm_jax.data import pipeline
 from slm_jax.decoding.greedy import Greedy
-from slm_jax.training import partitioning
 from slm_jax.training.run import Training
 
 FLAGS = flags.FLAGS
@@ -29,6 +28,9 @@ STEPS = ("train", "eval", "decode")
 
 flags.DEFINE_string("topology", None, "What to compile for, such as v5e:16x16.")
 flags.DEFINE_integer("num_slices", 1, "How many such slices, joined by the data centre's network.")
+flags.DEFINE_bool("search", False, "Try meshes, layouts of frozen parameters and recomputation; report the best.")
+flags.DEFINE_string("serialize", None, "A file to write the compiled step to; of one step.")
+flags.DEFINE_enum("remat", None, search.REMAT, "What all layers keep for their backward pass, whatever gin says.")
 flags.DEFINE_list("steps", ["train"], f"Which steps, of {', '.join(STEPS)}.")
 
 
@@ -44,6 +46,8 @@ def read_training(devices: Sequence[jax.Device]) -> Training:
     gin_utils.parse_configuration()
     with gin.unlock_config():
         gin.bind_parameter("slm_jax.training.partitioning.make_mesh.devices", Devices(devices))
+        if FLAGS.search:  # the mesh that gin asks for is not looked at, and need not fit
+            gin.bind_parameter("slm_jax.training.run.Training.mesh", None)
     return gin.get_configurable(Training)()
 
 
@@ -101,14 +105,48 @@ def main(unused: Sequence[str]) -> None:
     wanted = topology.parse(FLAGS.topology, num_slices=FLAGS.num_slices)
     devices = wanted.devices()
     training = read_training(devices)
-    mesh = partitioning.make_mesh(devices=devices) if training.mesh is None else training.mesh
+    if FLAGS.remat is not None:
+        training = with_remat(training, FLAGS.remat)
+    told: dict[str, Any] = {"topology": wanted.name, "num_slices": wanted.num_slices}
+    if FLAGS.search:
+        print(json.dumps(told | search_meshes(training, wanted, devices)))
+        return
+    mesh = training.partitioner().mesh
     network = Network(mesh, wanted.chip, wanted.shape)
     reports: dict[str, Report] = {}
-    for step in chosen_steps(training, mesh, FLAGS.steps):
+    steps = chosen_steps(training, mesh, FLAGS.steps)
+    if FLAGS.serialize and len(steps) != 1:
+        raise ValueError(f"--serialize writes one step, but --steps gives {len(steps)}: name one")
+    for step in steps:
         reports[step.name] = compile_step(step, network)
         print(reports[step.name].table(), flush=True)
-    told = {name: report.to_json() for name, report in reports.items()}
-    print(json.dumps({"topology": wanted.name, "num_slices": wanted.num_slices, "steps": told}))
+    if FLAGS.serialize:
+        (report,) = reports.values()
+        size = serialised.save(
+            report.compiled, results=report.results, path=FLAGS.serialize, about=told | {"step": report.step}
+        )
+        print(f"{FLAGS.serialize}: an executable of {size_text(size)}")
+    print(json.dumps(told | {"steps": {name: report.to_json() for name, report in reports.items()}}))
+
+
+def search_meshes(training: Training, wanted: topology.Topology, devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """Prints what became of each candidate, and the report of the best.
+
+    Raises:
+      ValueError: none fits.
+    """
+    outcomes: list[search.Outcome] = []
+    for outcome in search.search(training, wanted, devices):
+        outcomes.append(outcome)
+        found = "fits" if outcome.fits else outcome.refused or "has no room"
+        print(f"{outcome.candidate} {outcome.remat}: {found}", flush=True)
+    print(search.table(outcomes))
+    best = search.best(outcomes)
+    if best is None or best.report is None:
+        raise ValueError(f"the step fits in no way on {wanted.num_chips} chips {wanted.name}: see the table above")
+    print(best.report.table(), flush=True)
+    tried = [outcome.to_json() for outcome in outcomes]
+    return {"search": tried, "best": best.to_json(), "steps": {"train": best.report.to_json()}}
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Chip:
     options: tuple[tuple[str, str], ...] = ()
 
 
-GB, GIB = 10**9, 2**30
+GB, GIB = 1e9, 2**30
 MEGACORE = (("chip_config_name", "megacore"),)
 """The two cores of a chip as one device, as the software of Cloud TPU has them."""
 

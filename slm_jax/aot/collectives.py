@@ -124,7 +124,7 @@ def _collective(kind: str, instruction: hlo.Instruction, size: int, times: int, 
         crossing = any(len({network.slice_of(device) for device in pair}) > 1 for pair in groups)
         ici, dcn = (0.0, float(size)) if crossing else (float(size), 0.0)
     else:
-        ici, dcn = shares(kind, size, inside=inside, slices=slices)
+        ici, dcn = shares(kind, float(size), inside=inside, slices=slices)
     if len(group) == 1:
         ici = dcn = 0.0
     return Collective(
@@ -160,7 +160,7 @@ def shares(kind: str, size: float, *, inside: int, slices: int) -> tuple[float, 
     """
     members = inside * slices
     if kind == "all-gather":
-        return size * slices * (inside - 1), size * (slices - 1)
+        return float(size * slices * (inside - 1)), float(size * (slices - 1))
     if kind in ("all-to-all", "ragged-all-to-all"):
         return size * (inside - 1) / members, size * (members - inside) / members
     twice = 2 if kind == "all-reduce" else 1

@@ -4,11 +4,20 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 
 from slm_jax.aot.chips import Chip
+
+
+@runtime_checkable
+class DeviceMesh(Protocol):
+    """What is asked of a `jax.sharding.Mesh`."""
+
+    devices: Any
+    axis_names: Any
+    shape: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +30,7 @@ class Network:
       shape: of a slice: chips along each dimension of the torus.
     """
 
-    mesh: jax.sharding.Mesh
+    mesh: DeviceMesh
     chip: Chip
     shape: tuple[int, ...]
 
@@ -31,7 +40,7 @@ class Network:
         return self.mesh.devices.size
 
     @functools.cached_property
-    def _devices(self) -> list[jax.Device]:
+    def _devices(self) -> list[Any]:
         return list(self.mesh.devices.flat)
 
     def slice_of(self, device: int) -> int:
@@ -72,8 +81,8 @@ class Network:
                 stride = math.gcd(*(high - low for low, high in zip(values, values[1:], strict=False)))
                 whole = len(values) * stride == self.shape[dimension]
                 total += (2 if whole and self.wraps(dimension) else 1) / stride
-        return (total or 1) * self.chip.link_bandwidth
+        return (total or 1.0) * self.chip.link_bandwidth
 
 
-def _coordinates(device: jax.Device) -> tuple[int, ...]:
+def _coordinates(device: Any) -> tuple[int, ...]:
     return tuple(getattr(device, "coords", None) or ())

@@ -15,8 +15,18 @@ from slm_jax.aot.chips import Chip
 from slm_jax.aot.network import Network
 from slm_jax.aot.roofline import Roofline, roofline, utilisation
 from slm_jax.aot.steps import Step
+from slm_jax.typing import PyTree
 
-GIB, TERA, MILLI = 2**30, 1e12, 1e-3
+TERA, MILLI = 1e12, 1e-3
+
+
+def size_text(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +47,7 @@ class Report:
       trace_seconds: to trace the step.
       compile_seconds: to compile it.
       compiled: the executable.
+      results: shapes of what it gives.
     """
 
     step: str
@@ -52,6 +63,7 @@ class Report:
     trace_seconds: float
     compile_seconds: float
     compiled: jax.stages.Compiled
+    results: PyTree
 
     @property
     def fits(self) -> bool:
@@ -105,19 +117,19 @@ class Report:
         table.add_column("", justify="right")
         table.add_column("")
         for name, size in self.memory.rows.items():
-            table.add_row(name, f"{size / GIB:.3f} GiB", "")
+            table.add_row(name, size_text(size), "")
         verdict = "fits" if self.fits else "DOES NOT FIT"
-        table.add_row("memory in all", f"{self.memory.total / GIB:.3f} GiB", f"of {self.memory.hbm / GIB:.0f}: {verdict}")
+        table.add_row("memory in all", size_text(self.memory.total), f"of {size_text(self.memory.hbm)}: {verdict}")
         table.add_section()
         minimum = self.minimum_flops / self.num_chips
         share = f"{self.operations.flops / minimum:.2f} times the minimum of {minimum / TERA:.4g}" if minimum else ""
         table.add_row("FLOPs", f"{self.operations.flops / TERA:.4g} T", share)
-        table.add_row("bytes of HBM moved", f"{self.memory_bytes / GIB:.3f} GiB", "")
+        table.add_row("bytes of HBM moved", size_text(self.memory_bytes), "")
         for row in self.exchanges():
-            size = (row["ici_bytes"] + row["dcn_bytes"]) / GIB
+            size = row["ici_bytes"] + row["dcn_bytes"]
             note = f"{row['times']} times, over {row['axes'] or 'one chip'}"
-            note += f", {row['dcn_bytes'] / GIB:.3f} GiB between slices" if row["dcn_bytes"] else ""
-            table.add_row(f"{row['kind']} sends", f"{size:.3f} GiB", note)
+            note += f", {size_text(row['dcn_bytes'])} between slices" if row["dcn_bytes"] else ""
+            table.add_row(f"{row['kind']} sends", size_text(size), note)
         table.add_section()
         for name, seconds in self.roofline.terms.items():
             table.add_row(f"time of {name}", f"{seconds / MILLI:.3f} ms", "")
@@ -163,12 +175,11 @@ def compile_step(step: Step, network: Network) -> Report:
         minimum_flops=step.minimum_flops,
         memory_bytes=traffic,
         collectives=exchanged,
-        roofline=roofline(
-            flops=operations.passes, memory_bytes=traffic, collectives=exchanged, chip=network.chip
-        ),
+        roofline=roofline(flops=operations.passes, memory_bytes=traffic, collectives=exchanged, chip=network.chip),
         trace_seconds=traced - start,
         compile_seconds=done - traced,
         compiled=compiled,
+        results=lowered.out_info,
     )
 
 

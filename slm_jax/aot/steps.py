@@ -59,7 +59,7 @@ class Steps:
 
     def __init__(self, training: Training, mesh: jax.sharding.Mesh) -> None:
         self.training = training
-        self.partitioner = partitioning.Partitioner(mesh, trainable=training.trainable)
+        self.partitioner = dataclasses.replace(training, mesh=mesh).partitioner()
         self.shardings = self.partitioner.shardings(training.boxed_shapes)
         params = jax.tree.map(shaped, training.shapes, self.shardings)
         self.trained, self.frozen = trees.partition(params, training.trainable)
@@ -79,27 +79,36 @@ class Steps:
             )
         return {name: shaped(shape, self.partitioner.batch) for name, shape in shapes.items()}
 
-    def train(self) -> Step:
-        """One update, as the loop runs it."""
+    @functools.cached_property
+    def _train_arguments(self) -> tuple[TrainState, PyTree, PyTree, PyTree]:
         training = self.training
         layouts, _ = trees.partition(self.shardings, training.trainable)
         state = jax.eval_shape(lambda params: TrainState.create(params, training.optimizer), self.trained)
         moments = self.partitioner.optimizer_shardings(training.optimizer, self.trained, layouts)
         layout = TrainState(step=self.partitioner.replicated, trainable=layouts, opt_state=moments)
         state = jax.tree.map(shaped, state, layout)
-        batch = self._batch(training.batch_shapes, training.num_microbatches)
-        step = self._train_step(training)
-        arguments = state, self.frozen, batch, self._key
+        return state, self.frozen, self._batch(training.batch_shapes, training.num_microbatches), self._key
+
+    def train_held(self) -> dict[str, int]:
+        """Bytes that a chip holds of each kind of argument of `train`."""
+        state, frozen, batch, _ = self._train_arguments
+        kinds = {
+            "frozen parameters": frozen,
+            "trainable parameters": state.trainable,
+            "optimizer": state.opt_state,
+            "batch": batch,
+        }
+        return {name: held(tree) for name, tree in kinds.items()}
+
+    def train(self) -> Step:
+        """One update, as the loop runs it."""
+        arguments = self._train_arguments
+        training = self.training
         return Step(
             name="train",
-            function=jax.jit(step, donate_argnums=0),
+            function=jax.jit(self._train_step(training), donate_argnums=0),
             arguments=arguments,
-            held={
-                "frozen parameters": held(self.frozen),
-                "trainable parameters": held(state.trainable),
-                "optimizer": held(state.opt_state),
-                "batch": held(batch),
-            },
+            held=self.train_held(),
             minimum_flops=flops.count(self._train_step(without_remat(training)), *arguments),
             partitioner=self.partitioner,
         )

@@ -159,10 +159,7 @@ def _read(name: str, place: hlo.Computation, program: hlo.Program) -> int:
 
 
 def _written(root: hlo.Instruction, fusion: hlo.Instruction, place: hlo.Computation, program: hlo.Program) -> int:
-    if root.opcode == "tuple":
-        parts = [place.by_name[name] for name in root.operands]
-    else:
-        parts = [root]
+    parts = [place.by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
     return sum(
         0 if shape.fast else _result_bytes(part, place, program)
         for part, shape in zip(parts, fusion.shapes, strict=False)

@@ -59,6 +59,7 @@ class Training:
         starts; kept in the bundle.
       prompts: prompt templates by name, kept in the bundle.
       frozen_dtype: the type frozen parameters are held in.
+      frozen_layout: whether they are split over fsdp, or its value.
       seed: of parameters, data order and dropout.
       num_microbatches: pieces of a batch, one after the other, to save memory.
       log_period: steps between two rows of the log.
@@ -91,6 +92,7 @@ class Training:
     identity: Mapping[str, str | Callable[[], str]] = dataclasses.field(default_factory=dict)
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     frozen_dtype: DTypeLike = jnp.float32
+    frozen_layout: partitioning.FrozenLayout | str = partitioning.FrozenLayout.COPIED
     seed: int = 0
     num_microbatches: int = 1
     log_period: int = 50
@@ -119,6 +121,11 @@ class Training:
         trained, frozen = trees.partition(nn.unbox(self.boxed_shapes), self.trainable)
         frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.frozen_dtype), frozen)
         return trees.combine(trained, frozen)
+
+    def partitioner(self) -> partitioning.Partitioner:
+        """Layouts on `mesh`, or on all devices if there is none."""
+        mesh = self.mesh or partitioning.make_mesh()
+        return partitioning.Partitioner(mesh, trainable=self.trainable, frozen=self.frozen_layout)
 
     def settings_identity(self) -> dict[str, str]:
         """Fingerprints of what decides the meaning of parameters and is none: `identity`, and the front end."""
@@ -158,8 +165,7 @@ class _Run:
         self.model_dir = pathlib.Path(training.model_dir).expanduser()
         self.model_dir.mkdir(parents=True, exist_ok=True)
         self.log = RunLog(self.model_dir, total_steps=training.train_steps, primary=hosts.is_first())
-        mesh = partitioning.make_mesh() if training.mesh is None else training.mesh
-        self.partitioner = partitioning.Partitioner(mesh, trainable=training.trainable)
+        self.partitioner = training.partitioner()
         self.boxed = training.boxed_shapes
         self.shardings = self.partitioner.shardings(self.boxed)
         self.components = freezing.trainable_components(training.trainable, trees.flatten(nn.unbox(self.boxed)))
@@ -210,9 +216,8 @@ class _Run:
         """State, frozen parameters and data position: from this run's checkpoint, else from where they start."""
         training = self.training
         saved = self.saved()
-        initial = None
-        if training.initial_checkpoint is not None:
-            initial = restore.read_initial(training.initial_checkpoint)
+        given = training.initial_checkpoint
+        initial = None if given is None else restore.read_initial(given)
         own = None if saved is None else restore.Supply(f"this run's step {saved.step}", saved.trainable)
         assembled = restore.assemble_parameters(
             training.shapes,

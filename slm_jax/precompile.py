@@ -3,7 +3,7 @@ r"""Compiles the steps of an experiment for a TPU topology, without TPUs, and te
     python -m slm_jax.precompile --topology=v5e:16x16 --gin_file=experiments/slm_usm2b_mt5xxl_v5e256.gin
 
 Prints a table for each step; the last line is a JSON object. Needs libtpu: pip install 'slm_jax[tpu_aot]'.
-docs/scale.md says how each number is got.
+With --dry_run it says at once what is known without compiling. docs/scale.md says how each number is got.
 """
 
 import json
@@ -115,6 +115,9 @@ def main(unused: Sequence[str]) -> None:
     network = Network(mesh, wanted.chip, wanted.shape)
     reports: dict[str, Report] = {}
     steps = chosen_steps(training, mesh, FLAGS.steps)
+    if FLAGS.dry_run:
+        print(json.dumps(told | {"steps": {step.name: without_compiling(step, network) for step in steps}}))
+        return
     if FLAGS.serialize and len(steps) != 1:
         raise ValueError(f"--serialize writes one step, but --steps gives {len(steps)}: name one")
     for step in steps:
@@ -127,6 +130,15 @@ def main(unused: Sequence[str]) -> None:
         )
         print(f"{FLAGS.serialize}: an executable of {size_text(size)}")
     print(json.dumps(told | {"steps": {name: report.to_json() for name, report in reports.items()}}))
+
+
+def without_compiling(step: Step, network: Network) -> dict[str, Any]:
+    """Prints and gives what shapes alone tell of a step: the memory of its arguments, and what has to be computed."""
+    minimum = step.minimum_flops / network.num_devices
+    seconds = minimum / network.chip.flops
+    held = ", ".join(f"{name} {size_text(size)}" for name, size in step.held.items())
+    print(f"{step.name}: a chip holds {held}; it has to compute {minimum:.4g} FLOPs, in {seconds:.4g} s at its peak")
+    return {"held_bytes": dict(step.held), "minimum_flops": minimum, "seconds_at_peak": seconds}
 
 
 def search_meshes(training: Training, wanted: topology.Topology, devices: Sequence[jax.Device]) -> dict[str, Any]:

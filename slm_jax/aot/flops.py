@@ -7,19 +7,24 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
+from jax.interpreters import partial_eval
 
 Tree = TypeVar("Tree")
 
 
 def count(function: Callable[..., Any], *arguments: Any, while_trips: int = 1) -> int:
-    """Operations of a function's matrix products and convolutions; a multiply-add is two. Nothing is computed.
+    """Operations of the matrix products and convolutions that a function's results depend on. Nothing is computed.
+
+    A multiply-add is two operations.
 
     Args:
       function: what is traced.
       *arguments: shapes are enough.
       while_trips: how often loops without a fixed length run.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr, while_trips)
+    traced = jax.make_jaxpr(function)(*arguments).jaxpr
+    needed, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
+    return _count(needed, while_trips)
 
 
 def _count(jaxpr: Any, while_trips: int) -> int:

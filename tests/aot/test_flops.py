@@ -26,6 +26,13 @@ def test_a_product_is_two_operations_an_element():
     assert flops.count(lambda x, w: jnp.einsum("bi,lio->lbo", x, w), X, W) == 3 * ONE
 
 
+def test_what_nobody_asks_for_does_not_count():
+    def with_a_spare_product(x, w):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0], jnp.tanh(x @ w[0]).sum() * 0
+
+    assert flops.count(lambda x, w: with_a_spare_product(x, w)[0], X, W) == 3 * ONE
+
+
 def test_loops_and_branches():
     assert flops.count(lambda x, w: jax.lax.scan(layer, x, w)[0], X, W) == 3 * ONE
     assert (

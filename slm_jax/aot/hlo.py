@@ -201,7 +201,8 @@ def parse(text: str) -> Program:
       ValueError: there is no entry computation.
     """
     computations: dict[str, Computation] = {}
-    entry, name, lines = "", "", []
+    entry, name = "", ""
+    lines: list[Instruction] = []
     for line in text.splitlines():
         if header := _HEADER.match(line):
             name, lines = header[1], []

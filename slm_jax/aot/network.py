@@ -15,9 +15,14 @@ from slm_jax.aot.chips import Chip
 class DeviceMesh(Protocol):
     """What is asked of a `jax.sharding.Mesh`."""
 
-    devices: Any
-    axis_names: Any
-    shape: Any
+    @property
+    def devices(self) -> Any: ...
+
+    @property
+    def axis_names(self) -> Any: ...
+
+    @property
+    def shape(self) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,7 +114,8 @@ def search(training: Training, topology: Topology, devices: Sequence[jax.Device]
 
 def _policies(training: Training, candidate: Candidate, network: Network) -> Iterator[Outcome]:
     for remat in REMAT:
-        step = steps.Steps(steps.with_remat(training, remat), network.mesh).train()
+        changed = steps.with_remat(training, remat)
+        step = steps.Steps(changed, changed.partitioner().mesh).train()
         try:
             outcome = Outcome(candidate, remat, compile_step(step, network))
         except ValueError as error:

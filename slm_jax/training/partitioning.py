@@ -87,8 +87,8 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, model: int = 1, devices: Sequenc
             f"a mesh of {described} does not fit {len(devices)} devices: the product of the given sizes is"
             f" {math.prod(given.values())}. Set one size to -1 to let it take the devices that remain"
         )
-    shape = tuple(rest if size == -1 else size for size in sizes.values())
-    return Mesh(_arrange(shape, devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    data, fsdp, model = (rest if size == -1 else size for size in sizes.values())
+    return Mesh(_arrange((data, fsdp, model), devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def _arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:

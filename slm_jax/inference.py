@@ -147,4 +147,4 @@ def partitioner_of(training: Training) -> Partitioner:
     """Where a model that answers lies: on the mesh of its training if there are several processes, else on a device."""
     alone = jax.process_count() == 1
     mesh = make_mesh(devices=jax.devices()[:1]) if alone else training.mesh or make_mesh()
-    return Partitioner(mesh, trainable=training.trainable)
+    return dataclasses.replace(training, mesh=mesh).partitioner()

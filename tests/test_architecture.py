@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...] | None] = {
     "decoding": ("models", "layers", "trees"),
     "data": ("audio",),
     "training": ("models.interfaces", "trees", "weights"),
+    "aot": ("models.interfaces", "training", "trees"),
     **dict.fromkeys(APPLICATIONS, ("models.interfaces", "decoding", "data", "training", "trees", *APPLICATIONS)),
     "t5x_bridge": ("models.interfaces", "decoding", "data", "training", "trees", "evaluation"),
     "tasks": ("data", "audio"),

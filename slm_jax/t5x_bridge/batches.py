@@ -22,17 +22,20 @@ class Batches(dataset_iterator.DatasetIterator):
       position: batches given so far.
     """
 
+    _next: HostBatch | None
+
     def __init__(self, open_at: Callable[..., pipeline.BatchIterator], rows: slice) -> None:
         self.open_at, self.rows = open_at, rows
         self._go_to(0)
-        self._next = self._read()
+        first = self._read()
+        self._next = first
         # Kept: T5X asks for it while another thread reads the next batch.
-        self._element_spec = {name: dataset_iterator.ArraySpec(x.dtype, x.shape) for name, x in self._next.items()}
+        self._element_spec = {name: dataset_iterator.ArraySpec(x.dtype, x.shape) for name, x in first.items()}
 
     def _go_to(self, position: int) -> None:
         self.position = position
         self._batches = self.open_at(skip_batches=position)
-        self._next: HostBatch | None = None
+        self._next = None
 
     def _read(self) -> HostBatch:
         return {name: value[self.rows] for name, value in next(self._batches).items()}

@@ -5,6 +5,7 @@ JAX does the rest (GSPMD): the same step runs on one device and on a pod.
 
 import contextlib
 import dataclasses
+import enum
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from slm_jax import trees
@@ -41,10 +43,21 @@ RULES: LogicalRules = (
     ("adapter", None),
 )
 """Activations and frozen parameters: the latter are replicated over data and fsdp, since they have neither gradients
-nor optimizer state, and a copy each needs no communication. Rules come in order of precedence."""
+nor optimizer state, and a copy each needs no communication (but see `FrozenLayout`). Rules come in order of
+precedence."""
 
 TRAINABLE_RULES: LogicalRules = tuple((name, FSDP if name == "embed" else axes) for name, axes in RULES)
 """Trainable parameters and their optimizer state are split over fsdp too (arXiv 1910.02054)."""
+
+
+class FrozenLayout(enum.Enum):
+    """Where frozen parameters are, besides being split over the model axis."""
+
+    COPIED = "copied"
+    """Whole in every part of data and fsdp: nothing is sent for them."""
+    SPLIT = "split"
+    """Split over fsdp as trainable ones are, and gathered layer by layer where they are used: what is sent does not
+    grow with the batch, while the model axis sends activations (arXiv 1910.02054, stage 3)."""
 
 
 def make_mesh(*, data: int = -1, fsdp: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -56,8 +69,11 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, model: int = 1, devices: Sequenc
       model: ways to split layers (heads, feed-forward width, vocabulary); or -1.
       devices: None for all devices of all hosts.
 
+    Devices of several TPU slices share out `data` first: only its gradients pass the slow network between slices.
+
     Raises:
-      ValueError: more than one -1, a size below 1, or sizes whose product is not the number of devices.
+      ValueError: more than one -1, a size below 1, sizes whose product is not the number of devices, or slices that
+        do not divide `data`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {DATA: data, FSDP: fsdp, MODEL: model}
@@ -71,8 +87,20 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, model: int = 1, devices: Sequenc
             f"a mesh of {described} does not fit {len(devices)} devices: the product of the given sizes is"
             f" {math.prod(given.values())}. Set one size to -1 to let it take the devices that remain"
         )
-    shape = tuple(rest if size == -1 else size for size in sizes.values())
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    data, fsdp, model = (rest if size == -1 else size for size in sizes.values())
+    return Mesh(_arrange((data, fsdp, model), devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices as an array in which neighbours along an axis are near each other, and slices differ along data only."""
+    slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    data, fsdp, model = shape
+    if data % slices:
+        raise ValueError(f"a mesh with data={data} cannot be shared out over {slices} slices: make it a multiple")
+    within = data // slices, fsdp, model
+    return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +114,7 @@ class Partitioner:
       trainable_rules: the same for trainable parameters.
       may_replicate: logical axes that are replicated where their size is not a multiple of the mesh axis (keys and
         values often have fewer heads than there are devices); for other axes this is an error.
+      frozen: whether frozen parameters are split over fsdp too.
     """
 
     mesh: Mesh
@@ -93,6 +122,7 @@ class Partitioner:
     rules: LogicalRules = RULES
     trainable_rules: LogicalRules = TRAINABLE_RULES
     may_replicate: Sequence[str] = ("kv_heads",)
+    frozen: FrozenLayout | str = FrozenLayout.COPIED
 
     @property
     def replicated(self) -> NamedSharding:
@@ -134,7 +164,8 @@ class Partitioner:
     def _sharding(self, path: str, leaf: Any) -> NamedSharding:
         shape = nn.unbox(leaf).shape
         names = tuple(nn.get_partition_spec(leaf)) or (None,) * len(shape)
-        rules = self.trainable_rules if trees.matches(path, self.trainable) else self.rules
+        split = FrozenLayout(self.frozen) is FrozenLayout.SPLIT or trees.matches(path, self.trainable)
+        rules = self.trainable_rules if split else self.rules
         unknown = [name for name in names if name is not None and name not in dict(rules)]
         if unknown or len(set(names) - {None}) < len([name for name in names if name is not None]):
             raise ValueError(

@@ -52,6 +52,7 @@ class Training:
         starts; kept in the bundle.
       prompts: prompt templates by name, kept in the bundle.
       frozen_dtype: the type frozen parameters are held in.
+      frozen_layout: whether they are split over fsdp, or its value.
       seed: of parameters, data order and dropout.
       num_microbatches: pieces of a batch, one after the other, to save memory.
       log_period: steps between two rows of the log.
@@ -84,6 +85,7 @@ class Training:
     identity: Mapping[str, str | Callable[[], str]] = dataclasses.field(default_factory=dict)
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     frozen_dtype: DTypeLike = jnp.float32
+    frozen_layout: partitioning.FrozenLayout | str = partitioning.FrozenLayout.COPIED
     seed: int = 0
     num_microbatches: int = 1
     log_period: int = 50
@@ -117,6 +119,11 @@ class Training:
         """Random parameters of the whole model; called inside jit, where what is not used costs nothing."""
         one = {name: jnp.zeros((1, *spec.shape[1:]), spec.dtype) for name, spec in self.batch_shapes.items()}
         return self.objective.init(jax.random.key(self.seed), one)
+
+    def partitioner(self) -> partitioning.Partitioner:
+        """Layouts on `mesh`, or on all devices if there is none."""
+        mesh = self.mesh or partitioning.make_mesh()
+        return partitioning.Partitioner(mesh, trainable=self.trainable, frozen=self.frozen_layout)
 
     def settings_identity(self) -> dict[str, str]:
         """Fingerprints of what decides the meaning of parameters and is none: `identity`, and the front end."""
@@ -197,11 +204,9 @@ class _Run:
         self.configuration = configuration
         self.start = time.monotonic()
         self.place = ModelDir.open(training.model_dir, writes=hosts.is_first())
-        self.model_dir = self.place.local
-        total, events = training.train_steps, str(self.place.place)
-        self.log = RunLog(self.model_dir, events=events, total_steps=total, primary=hosts.is_first())
-        mesh = partitioning.make_mesh() if training.mesh is None else training.mesh
-        self.partitioner = partitioning.Partitioner(mesh, trainable=training.trainable)
+        self.model_dir, events = self.place.local, str(self.place.place)
+        self.log = RunLog(self.model_dir, events=events, total_steps=training.train_steps, primary=hosts.is_first())
+        self.partitioner = training.partitioner()
         self.boxed = training.boxed_shapes
         self.shardings = self.partitioner.shardings(self.boxed)
         self.components = freezing.trainable_components(training.trainable, trees.flatten(nn.unbox(self.boxed)))
@@ -235,7 +240,7 @@ class _Run:
             state = self.loop(frozen, batches).run(state, frozen, batches, jax.random.key(training.seed))
             self.checkpoints.close()
             listening = self.listen(state, frozen)
-            after = {name: self.decode(name, state, frozen) for name in training.evaluations}
+            after = self.decode_all(state, frozen)
             self.write_bundle(state, after)
         result = RunResult(
             model_dir=self.model_dir,
@@ -381,9 +386,8 @@ class _Run:
         self.place.write(f"predictions/{name}-{step}.jsonl", "\n".join(lines) + "\n")
         return evaluated
 
-    def decode_all(self, state: TrainState, frozen: PyTree) -> None:
-        for name in self.training.evaluations:
-            self.decode(name, state, frozen)
+    def decode_all(self, state: TrainState, frozen: PyTree) -> dict[str, Any]:
+        return {name: self.decode(name, state, frozen) for name in self.training.evaluations}
 
     def write_bundle(self, state: TrainState, after: Mapping[str, Any]) -> None:
         metrics = {f"{name}/{metric}": v for name, e in after.items() for metric, v in e.scores.items()}

@@ -12,7 +12,7 @@ from slm_jax import trees
 from slm_jax.layers.dense import Dense
 from slm_jax.training import optimizers, partitioning
 from slm_jax.training.cross_entropy import chunked_cross_entropy
-from slm_jax.training.partitioning import Partitioner, make_mesh
+from slm_jax.training.partitioning import FrozenLayout, Partitioner, make_mesh
 
 
 class Block(nn.Module):
@@ -95,6 +95,14 @@ def test_trainable_parameters_follow_fsdp_and_frozen_ones_do_not(boxed, partitio
         "lm/wi/bias": P("model"),
         "lm/wo/kernel": P("model", None),
     }
+
+
+@pytest.mark.parametrize("frozen", ["split", FrozenLayout.SPLIT])
+def test_frozen_parameters_may_follow_fsdp_too(boxed, frozen):
+    split = specs(Partitioner(mesh=make_mesh(data=2, fsdp=2, model=2), frozen=frozen).shardings(boxed))
+    assert split["lm/wi/kernel"] == split["adapter/wi/kernel"] == P("fsdp", "model")
+    with pytest.raises(ValueError, match="'melted'"):
+        Partitioner(mesh=make_mesh(), frozen="melted").shardings(boxed)
 
 
 def test_patterns_and_rules_are_data(boxed):

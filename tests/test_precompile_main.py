@@ -17,11 +17,11 @@ def precompile(run_main, capsys, monkeypatch):
     monkeypatch.setattr(topology.Topology, "devices", lambda self: jax.devices()[: self.num_chips])
 
     def run(*arguments):
+        gin.clear_config()
         run_main("precompile", *TINY, *arguments)
         printed = capsys.readouterr().out
         return json.loads(printed.splitlines()[-1]), printed
 
-    gin.clear_config()
     yield run
     gin.clear_config()
 
@@ -53,7 +53,7 @@ def test_a_dry_run_tells_what_shapes_tell(precompile):
     step = told["steps"]["train"]
     assert step["held_bytes"]["frozen parameters"] == 0 < step["held_bytes"]["optimizer"]
     adapter = precompile("--topology=v5e:2x2", "--dry_run", "--gin.BATCH_SIZE=4", "--gin.TRAINABLE=('adapter/.*',)")[0]
-    assert 1.5 < step["minimum_flops"] / adapter["steps"]["train"]["minimum_flops"] < 3
+    assert 1 < step["minimum_flops"] / adapter["steps"]["train"]["minimum_flops"] < 3
     assert "has to compute" in printed
 
 

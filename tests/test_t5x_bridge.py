@@ -200,11 +200,6 @@ def test_two_partitions_train_as_one(bench, t5x_losses):
 
 
 @pytest.mark.slow
-def test_a_mesh_of_data_and_model_trains_as_one_device(bench, t5x_losses):
-    assert_same_losses(bench.train("mesh", "--gin.MESH_SHAPE=(2, 2)", devices=4), t5x_losses)
-
-
-@pytest.mark.slow
 def test_microbatches_sum_to_the_batch(bench):
     flags = ("--gin.adapter.TransformerAdapter.dropout_rate=0.0", "--gin.REDUCER=None", "--gin.TRAIN_STEPS=5")
     whole = bench.train("whole", *flags)

@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 BITS = {"pred": 8, "token": 0, "opaque": 0}
-VMEM = "S(1)"
-"""How the layout of an array tells that it lives in fast memory on the chip."""
 
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,<=]*)\](\{[^{}]*\})?")
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")

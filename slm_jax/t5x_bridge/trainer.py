@@ -76,7 +76,7 @@ class Trainer(trainer.Trainer):
         files = [file for file in flags.FLAGS.gin_file if not file.removeprefix("gin/").startswith(T5X_FILES)]
         configuration = Configuration(gin.operative_config_str, files, flags.FLAGS.gin_bindings)
         step = int(utils.get_local_data(self.train_state.step))
-        manifest = run.manifest(configuration, step=step, fingerprints=self._model.fingerprints)
+        manifest = run.manifest(configuration, step=step, fingerprints=self._model.fingerprints, metrics={})
         if hosts.is_first():
             folder = os.path.join(run.model_dir, bundle.FOLDER)
             bundle.save_bundle(bundle.Bundle(trained, manifest, configuration.text()), directory=folder)

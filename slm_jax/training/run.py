@@ -143,7 +143,7 @@ class Training:
         return {name: identity.get(name, "") for name in ("speech_encoder", "front_end", "reducer")}
 
     def manifest(
-        self, configuration: Configuration, *, step: int, fingerprints: Mapping[str, str], **metrics: float
+        self, configuration: Configuration, *, step: int, fingerprints: Mapping[str, str], metrics: Mapping[str, float]
     ) -> bundle.BundleManifest:
         """What the trained parameters belong to."""
         return bundle.BundleManifest(
@@ -151,7 +151,7 @@ class Training:
             trainable_patterns=tuple(self.trainable),
             step=step,
             prompt_templates=dict(self.prompts),
-            metrics=metrics,
+            metrics=dict(metrics),
             gin_files=tuple(configuration.gin_files),
             gin_bindings=tuple(configuration.gin_bindings),
         )
@@ -345,14 +345,14 @@ class _Run:
             optimizer=state.opt_state,
             seed=self.training.seed,
             data_position={"batches": position},
-            manifest=self.manifest(state).to_json(),
+            manifest=self.manifest(state, {}).to_json(),
         )
         self.checkpoints.save(checkpoint)
         self.place.push()
 
-    def manifest(self, state: TrainState, **metrics: float) -> bundle.BundleManifest:
-        step = int(state.step)
-        return self.training.manifest(self.configuration, step=step, fingerprints=self.fingerprints, **metrics)
+    def manifest(self, state: TrainState, metrics: Mapping[str, float]) -> bundle.BundleManifest:
+        found = self.fingerprints
+        return self.training.manifest(self.configuration, step=int(state.step), fingerprints=found, metrics=metrics)
 
     def listen(self, state: TrainState, frozen: PyTree) -> dict[str, float]:
         """Loss a token with true, shuffled and no speech over the listening batches; {} if there are none."""
@@ -392,7 +392,7 @@ class _Run:
     def write_bundle(self, state: TrainState, after: Mapping[str, Any]) -> None:
         metrics = {f"{name}/{metric}": v for name, e in after.items() for metric, v in e.scores.items()}
         trained = jax.tree.map(np.asarray, jax.device_get(jax.tree.map(hosts.gather, state.trainable)))
-        manifest = self.manifest(state, **metrics)
+        manifest = self.manifest(state, metrics)
         folder = self.model_dir / bundle.FOLDER
         self.place.write(bundle.CONFIG, self.configuration.text())
         if hosts.is_first():

@@ -169,6 +169,8 @@ def test_features_of_another_encoder_are_refused(cache):
 
 def test_a_cache_of_speech_is_no_concern_of_the_encoder(cache):
     task = write(cache)
+    with pytest.raises(FeatureCacheError):
+        pipeline.check_features({}, mixture_or_task=task, use_cached=True)
     (feature_cache.task_folder(cache, "cached") / feature_cache.ENCODER).unlink()
     pipeline.check_features({}, mixture_or_task=task, use_cached=True)
 

@@ -153,6 +153,11 @@ def fingerprint_vocabulary(vocabulary: TokenizerVocabulary) -> str:
     return vocabulary.fingerprint
 
 
+def written(vocabulary: TokenizerVocabulary, *, text: str) -> tuple[int, ...]:
+    """The ids of a text in which special tokens are meant (for `models.prompted_adapter.PromptedAdapter`)."""
+    return tuple(vocabulary.encode_template(text))
+
+
 def merge_rules(vocabulary: TokenizerVocabulary) -> tuple[tuple[int, int, int], ...]:
     """The merges of a tokenizer in their order: left, right and merged token (for `models.merges.Merges`).
 

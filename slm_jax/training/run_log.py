@@ -22,23 +22,30 @@ class Throughput:
 
     def reset(self) -> None:
         self.start = time.monotonic()
-        self.steps = self.examples = self.samples = self.slots = 0
+        self.steps = self.examples = self.samples = self.real = self.slots = 0
 
     def add(self, batch: Mapping[str, np.ndarray]) -> None:
         self.steps += 1
         if "speech" in batch:
-            self.examples += len(batch["speech_length"])
             self.samples += int(np.sum(batch["speech_length"]))
-            self.slots += batch["speech"].size
+            self._add_rows(batch["speech"].shape, batch["speech_length"])
+        elif "speech_mask" in batch:
+            self._add_rows(batch["speech_mask"].shape, batch["speech_mask"])
+
+    def _add_rows(self, shape: tuple[int, ...], real: np.ndarray) -> None:
+        self.examples += shape[0]
+        self.real += int(np.sum(real))
+        self.slots += math.prod(shape)
 
     def read(self) -> dict[str, float]:
-        """Rates since the last reset; `padding` is the share of speech samples that are padding."""
+        """Rates since the last reset; `padding` is the share of speech samples, or cached frames, that are padding."""
         seconds = max(time.monotonic() - self.start, 1e-9)
         rates = {"steps_per_second": self.steps / seconds}
         if self.slots:
             rates["examples_per_second"] = self.examples / seconds
+            rates["padding"] = 1 - self.real / self.slots
+        if self.samples:
             rates["audio_seconds_per_second"] = self.samples / SAMPLE_RATE / seconds
-            rates["padding"] = 1 - self.samples / self.slots
         self.reset()
         return rates
 
@@ -81,6 +88,7 @@ class RunLog:
         parts.append(f"{rate:.2f} steps/s")
         if "audio_seconds_per_second" in scalars:
             parts.append(f"{scalars['audio_seconds_per_second']:.0f} s audio/s")
+        if "padding" in scalars:
             parts.append(f"padding {scalars['padding']:.0%}")
         if rate > 0:
             parts.append(f"{format_seconds((self.total_steps - step) / rate)} left")

@@ -84,6 +84,12 @@ def test_a_chat_template_opens_and_closes_turns(folder):
     assert turn.closing[0] == 2
 
 
+def test_a_written_text_may_open_turns_of_its_own(folder):
+    vocabulary = TokenizerVocabulary(folder, chat=CHATML)
+    ids = ours.written(vocabulary, text="an art<|im_end|>")
+    assert ids == (*vocabulary.encode("an art"), vocabulary.eos_id)
+
+
 def test_chat_templates_of_gin_files_have_a_place_for_the_instruction():
     files = sorted((gin_folder() / "tasks" / "chats").glob("*.gin"))
     assert len(files) >= 3

@@ -115,6 +115,10 @@ def test_padding_is_the_share_of_samples_that_are_not_speech():
     rates = throughput.read()
     assert rates["padding"] == pytest.approx(0.25)
     assert rates["examples_per_second"] == pytest.approx(2 * rates["steps_per_second"])
+    throughput.add({"speech_embeddings": np.zeros((2, 4, 3)), "speech_mask": np.array([[True] * 3 + [False]] * 2)})
+    rates = throughput.read()
+    assert rates["padding"] == pytest.approx(0.25)
+    assert "audio_seconds_per_second" not in rates  # how long a frame is, only the encoder knows
     throughput.add({"encoder_input_tokens": np.zeros((2, 3))})
     assert set(throughput.read()) == {"steps_per_second"}
 

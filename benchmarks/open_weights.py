@@ -67,7 +67,7 @@ def load(model: Any, folder: str, component: str, *, padding_id: int = 0) -> PyT
 
 
 def compare_speech_encoder(folder: str, paths: list[str]) -> dict[str, Any]:
-    """The largest difference of hidden states over all files, and of what goes into the encoder."""
+    """The largest differences of hidden states over all files: to the reference, and of both to it in float64."""
     import torch
     import transformers
 
@@ -77,6 +77,7 @@ def compare_speech_encoder(folder: str, paths: list[str]) -> dict[str, Any]:
     reference = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = reference.get_encoder()(features).last_hidden_state.numpy()
+        exact = reference.double().get_encoder()(features.double()).last_hidden_state.numpy()
     encoder = components.speech_encoder(folder)
     lengths = np.array([len(speech) for speech in speeches], np.int32)
     padded = np.zeros((len(speeches), max(lengths)), np.float32)
@@ -85,8 +86,17 @@ def compare_speech_encoder(folder: str, paths: list[str]) -> dict[str, Any]:
     params = load(encoder, folder, "speech_encoder")
     found = jax.jit(encoder.apply)({"params": params}, jnp.asarray(padded), jnp.asarray(lengths))
     mask, hidden = np.asarray(found.mask), np.asarray(found.embeddings)
-    differences = [np.abs(hidden[i][m] - expected[i][: m.sum()]).max() for i, m in enumerate(mask)]
-    return {"utterances": len(speeches), "frames": int(mask.sum()), "largest_difference": float(max(differences))}
+
+    def largest(found: Any, wanted: np.ndarray) -> float:
+        return float(max(np.abs(found[i][: m.sum()] - wanted[i][: m.sum()]).max() for i, m in enumerate(mask)))
+
+    return {
+        "utterances": len(speeches),
+        "frames": int(mask.sum()),
+        "to_reference": largest(hidden, expected),
+        "to_float64": largest(hidden, exact),
+        "reference_to_float64": largest(expected, exact),
+    }
 
 
 def compare_language_model(folder: str) -> dict[str, Any]:

@@ -37,6 +37,7 @@ pipeline.eval_batches.task_feature_lengths = %TASK_FEATURE_LENGTHS
 pipeline.eval_batches.split = 'test'
 pipeline.eval_batches.batch_size = 8
 """
+SHARDS = "--gin.run.Training.data_shards=4"
 MESH = "--gin.partitioning.make_mesh."
 FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
@@ -133,6 +134,12 @@ def split(experiment, whole) -> pathlib.Path:
     return experiment.run("split", f"{MESH}model=2", f"{MESH}fsdp=2", processes=4)
 
 
+@pytest.fixture(scope="module")
+def dealt(experiment) -> pathlib.Path:
+    """MODEL_DIR of a run in one process, whose data are dealt to four shards."""
+    return experiment.run("dealt", SHARDS)
+
+
 @pytest.mark.slow
 def test_four_processes_train_as_one(split, whole):
     assert_same_run(split, whole)
@@ -141,6 +148,13 @@ def test_four_processes_train_as_one(split, whole):
 @pytest.mark.slow
 def test_two_processes_of_two_devices_train_as_one(experiment, whole):
     assert_same_run(experiment.run("two", f"{MESH}model=2", processes=2, devices=2), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "flags"), [(4, (f"{MESH}fsdp=2",)), (4, (f"{MESH}model=2",)), (2, ())])
+def test_processes_that_read_their_own_shards_train_as_one_that_reads_all(experiment, dealt, processes, flags):
+    name = f"dealt_to_{processes}{''.join(flags)[len(MESH) :]}"
+    assert_same_run(experiment.run(name, SHARDS, *flags, processes=processes), dealt)
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 Every host reads the same examples in the same order and forms the same global batches, of which its devices take what
 they hold (`Partitioner.shard_batch`). So the shape of a batch (its bucket) is the same on all hosts, a mesh may lie
 over them in any way, and a run may be resumed on another number of hosts. The price is that each host reads all the
-data; use a cache (USE_CACHED_TASKS) where decoding is expensive.
+data. Where batches have one shape, examples can be dealt to shards instead (`data_shards`), of which a host reads those
+that its devices hold.
 
 A run is resumed by rebuilding the pipeline from its seed and leaving out the batches that were seen
 (`skip_batches`). Left out batches are read and bucketed, but neither copied to Python nor sent to a device.
@@ -24,7 +25,7 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
-from slm_jax.data import feature_cache
+from slm_jax.data import data_sharding, feature_cache
 from slm_jax.data.buckets import Bucket, HostBatch, bucketed_batches, check_buckets, real_and_padded
 from slm_jax.data.feature_converter import SpeechToTextFeatureConverter
 from slm_jax.data.preprocessors import OverLength, check_lengths
@@ -102,8 +103,13 @@ def train_batches(
     skip_batches: int = 0,
     over_length: OverLength | str = OverLength.ERROR,
     use_cached: bool = False,
+    data_shards: int = 1,
+    shards: Sequence[int] | None = None,
 ) -> BatchIterator:
     """Shuffled batches to train on.
+
+    Examples may be dealt to several shards: shard i of N fills the rows from i * batch_size / N on of every batch.
+    Batches are the same then whoever reads which shards; those of another N have the examples in another order.
 
     Args:
       mixture_or_task: a registered name, or the thing itself.
@@ -119,14 +125,23 @@ def train_batches(
       skip_batches: how many batches a resumed run has seen.
       over_length: what happens to examples longer than `task_feature_lengths`; in gin 'error' or 'drop'.
       use_cached: read SeqIO's cache, written by `seqio_cache_tasks`; see `sources.use_cache_folders`.
+      data_shards: into how many shards the examples are dealt.
+      shards: those to read, in ascending order, None for all; a batch has their rows only.
 
     Raises:
-      ValueError: an unknown task or split, buckets that do not fit; while iterating, an example that is too
+      ValueError: an unknown task or split, buckets or shards that do not fit; while iterating, an example that is too
         long, that cannot be read or that fits no bucket.
     """
     reader = _Reader(mixture_or_task, task_feature_lengths, converter, over_length)
-    dataset = reader.examples(split=split, shuffle=True, seed=seed, num_epochs=num_epochs, use_cached=use_cached)
-    return reader.batches(dataset, buckets=buckets, batch_size=batch_size, skip_batches=skip_batches)
+    settings = dict(split=split, shuffle=True, seed=seed, num_epochs=num_epochs, use_cached=use_cached)
+    if data_shards == 1:
+        parts = [reader.examples(**settings)]
+    else:
+        data_sharding.check_shards(data_shards, batch_size=batch_size, buckets=buckets, num_epochs=num_epochs)
+        chosen = range(data_shards) if shards is None else shards
+        parts = [reader.examples(**settings, shard=seqio.ShardInfo(i, data_shards)) for i in chosen]
+    rows = batch_size // data_shards
+    return reader.batches(*parts, buckets=buckets, batch_size=rows, skip_batches=skip_batches)
 
 
 def eval_batches(
@@ -285,13 +300,22 @@ class _Reader:
         return self.own_converter or SpeechToTextFeatureConverter(decoder_start_id=start_id)
 
     def examples(
-        self, *, split: str, shuffle: bool, seed: int, num_epochs: int | None, use_cached: bool
+        self,
+        *,
+        split: str,
+        shuffle: bool,
+        seed: int,
+        num_epochs: int | None,
+        use_cached: bool,
+        shard: seqio.ShardInfo | None = None,
     ) -> tf.data.Dataset:
         """Task features, none longer than allowed; they are never trimmed."""
         provider = get_mixture_or_task(self.name)
         for task in seqio.get_subtasks(provider):
             if split not in task.splits:
                 raise ValueError(f"Task '{task.name}' has no split '{split}'; it has {sorted(task.splits)}")
+            if shard is not None:
+                data_sharding.check_examples(task, split, shard)
         if use_cached and "[" in split:
             raise ValueError(f"SeqIO's cache holds whole splits only, not '{split}': read it with use_cached False")
         if use_cached:
@@ -304,6 +328,7 @@ class _Reader:
             seed=seed,
             num_epochs=num_epochs,
             use_cached=use_cached,
+            shard_info=shard,
             trim_output_features=False,
             try_in_mem_cache=False,
             **keep_texts,
@@ -316,18 +341,21 @@ class _Reader:
         )
 
     def batches(
-        self, dataset: tf.data.Dataset, *, buckets: Sequence[Bucket], batch_size: int, skip_batches: int = 0
+        self, *parts: tf.data.Dataset, buckets: Sequence[Bucket], batch_size: int, skip_batches: int = 0
     ) -> BatchIterator:
+        """Batches with `batch_size` rows of each part."""
         buckets = check_buckets(buckets, self.lengths)
-        converted = self.converter(dataset, self.lengths)
-        batches = bucketed_batches(converted, buckets, converter=self.converter, batch_size=batch_size)
+        converted = [self.converter(part, self.lengths) for part in parts]
+        batches = data_sharding.one_above_the_other(
+            bucketed_batches(part, buckets, converter=self.converter, batch_size=batch_size) for part in converted
+        )
         options = tf.data.Options()
         options.deterministic = True
         batches = batches.skip(skip_batches).prefetch(_PREFETCH).with_options(options)
         return BatchIterator(
             batches,
             position=skip_batches,
-            batch_size=batch_size,
+            batch_size=batch_size * len(parts),
             dropped=self.dropped,
             unknown_id=self.vocabulary.unk_id,
         )

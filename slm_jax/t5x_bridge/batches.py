@@ -14,20 +14,19 @@ from slm_jax.data.buckets import HostBatch
 
 
 class Batches(dataset_iterator.DatasetIterator):
-    """This host's rows of the native batches; a checkpoint holds how many there have been, not what was read ahead.
+    """The native batches, or one shard of them; a checkpoint holds how many there have been, not what was read ahead.
 
     Attributes:
       open_at: gives the batches from one number on.
-      rows: of the global batch.
       position: batches given so far.
     """
 
     _next: HostBatch | None
 
-    def __init__(self, open_at: Callable[..., pipeline.BatchIterator], rows: slice) -> None:
-        self.open_at, self.rows = open_at, rows
+    def __init__(self, open_at: Callable[..., pipeline.BatchIterator]) -> None:
+        self.open_at = open_at
         self._go_to(0)
-        first = self._read()
+        first = next(self._batches)
         self._next = first
         # Kept: T5X asks for it while another thread reads the next batch.
         self._element_spec = {name: dataset_iterator.ArraySpec(x.dtype, x.shape) for name, x in first.items()}
@@ -37,11 +36,8 @@ class Batches(dataset_iterator.DatasetIterator):
         self._batches = self.open_at(skip_batches=position)
         self._next = None
 
-    def _read(self) -> HostBatch:
-        return {name: value[self.rows] for name, value in next(self._batches).items()}
-
     def __next__(self) -> HostBatch:
-        batch = self._read() if self._next is None else self._next
+        batch = next(self._batches) if self._next is None else self._next
         self._next = None
         self.position += 1
         return batch
@@ -74,14 +70,13 @@ def get_dataset(
 ) -> Batches:
     """For T5X's `train.get_dataset_fn`: the batches of the native loop of the same seed, in one shape.
 
+    Of several hosts each reads a shard; the native loop has the same batches with as many `Training.data_shards`.
+
     Raises:
       ValueError: examples should be packed, the batch is no multiple of the shards, or there is no such task.
     """
     del continue_from_last_checkpoint
     feature_converter_cls(pack=cfg.pack)  # refuses to pack
-    if cfg.batch_size % num_shards:
-        raise ValueError(f"a batch of {cfg.batch_size} examples cannot be split evenly over {num_shards} hosts")
-    size = cfg.batch_size // num_shards
     open_at = functools.partial(
         pipeline.train_batches,
         cfg.mixture_or_task_name,
@@ -91,5 +86,7 @@ def get_dataset(
         split=cfg.split,
         num_epochs=num_epochs,
         use_cached=cfg.use_cached,
+        data_shards=num_shards,
+        shards=(shard_id,),
     )
-    return Batches(open_at, slice(shard_id * size, (shard_id + 1) * size))
+    return Batches(open_at)

@@ -10,7 +10,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -167,6 +167,26 @@ def put(value: Array | np.ndarray, sharding: Sharding) -> jax.Array:
         return jax.device_put(value, sharding)
     on_host = np.asarray(value)
     return jax.make_array_from_callback(on_host.shape, sharding, lambda index: on_host[index])
+
+
+def put_shards(value: np.ndarray, sharding: Sharding, *, shards: Sequence[int], data_shards: int) -> jax.Array:
+    """Lays out an array whose rows are shared out over shards, of which this process has those of its own devices.
+
+    Args:
+      value: the rows of `shards`, one shard after the other.
+      sharding: of the whole array; its leading axis may be split.
+      shards: numbers of the shards, ascending.
+      data_shards: how many there are in all, equally large.
+    """
+    rows = len(value) // len(shards)
+    shape = (rows * data_shards, *value.shape[1:])
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[0].indices(shape[0])
+        first = shards.index(start // rows) * rows + start % rows
+        return value[(slice(first, first + stop - start), *index[1:])]
+
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
 def gather(value: Array | np.ndarray) -> Array | np.ndarray:

@@ -71,6 +71,7 @@ class Loop:
       periodic: checkpoints and evaluations.
       save: called when stopping early; saves at once and waits.
       watchdog: watches steps, but not what is periodic.
+      share: of all rows of a batch, those that this process has.
     """
 
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
@@ -81,6 +82,7 @@ class Loop:
     periodic: Sequence[Periodic] = ()
     save: Callable[[TrainState], None] | None = None
     watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
+    share: float = 1.0
 
     def run(self, state: TrainState, frozen: PyTree, batches: Iterator[HostBatch], rng: PRNGKey) -> TrainState:
         """The state after the last step.
@@ -90,7 +92,7 @@ class Loop:
           SystemExit: SIGTERM came to any process, during the last step or before it; the state is saved and the exit
             code is 143, as the shell expects.
         """
-        throughput, pending = Throughput(), []
+        throughput, pending = Throughput(self.share), []
         with StopRequest() as stop, self.watchdog:
             for step in range(int(state.step) + 1, self.train_steps + 1):
                 self.watchdog.restart()

@@ -6,8 +6,9 @@ JAX does the rest (GSPMD): the same step runs on one device and on a pod.
 import contextlib
 import dataclasses
 import enum
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -206,8 +207,19 @@ class Partitioner:
 
         return jax.tree.map_with_path(layout, jax.eval_shape(optimizer.init, params))
 
-    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A global batch, which every host has, on the devices: each takes its rows.
+    def held_shards(self, data_shards: int) -> tuple[int, ...]:
+        """Of `data_shards` equal parts of a batch's rows, those that devices of this process hold or have a part of."""
+        size = math.lcm(data_shards, self.batch_ways)
+        rows = size // data_shards
+        slices = (index[0].indices(size) for index in self.batch.addressable_devices_indices_map((size,)).values())
+        return tuple(sorted({row // rows for start, stop, _ in slices for row in range(start, stop)}))
+
+    def shard_batch(self, batch: Mapping[str, np.ndarray], *, data_shards: int = 1) -> dict[str, jax.Array]:
+        """A batch on the devices: each takes its rows.
+
+        Args:
+          batch: all rows, which every host has; or those of `held_shards`, if there are several data_shards.
+          data_shards: into how many equal parts the rows are shared out.
 
         Raises:
           ValueError: features differ in their number of examples, or it is not a multiple of the ways to split a
@@ -217,12 +229,17 @@ class Partitioner:
         if len(set(sizes.values())) != 1 or () in sizes.values():
             raise ValueError(f"every feature must have one row an example, got the leading sizes {sizes}")
         ((size,),) = set(sizes.values())
+        shards = self.held_shards(data_shards)
+        size = size // len(shards) * data_shards
         if size % self.batch_ways:
             raise ValueError(
                 f"{size} examples cannot be split evenly over the {self.batch_ways} parts that the devices hold:"
                 f" make the batch a multiple of {self.batch_ways}"
             )
-        return {name: hosts.put(np.asarray(value), self.batch) for name, value in batch.items()}
+        put: Callable[..., jax.Array] = hosts.put
+        if data_shards > 1:
+            put = functools.partial(hosts.put_shards, shards=shards, data_shards=data_shards)
+        return {name: put(np.asarray(value), sharding=self.batch) for name, value in batch.items()}
 
     def copy_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """A global batch, which every host has, whole on each device."""

@@ -15,9 +15,14 @@ SAMPLE_RATE = 16_000
 
 
 class Throughput:
-    """Counts what went through since the last time it was asked."""
+    """Counts what went through since the last time it was asked.
 
-    def __init__(self) -> None:
+    Args:
+      share: of all rows of a batch, those that this process has; rates are those of all.
+    """
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.share = share
         self.reset()
 
     def reset(self) -> None:
@@ -42,10 +47,10 @@ class Throughput:
         seconds = max(time.monotonic() - self.start, 1e-9)
         rates = {"steps_per_second": self.steps / seconds}
         if self.slots:
-            rates["examples_per_second"] = self.examples / seconds
+            rates["examples_per_second"] = self.examples / self.share / seconds
             rates["padding"] = 1 - self.real / self.slots
         if self.samples:
-            rates["audio_seconds_per_second"] = self.samples / SAMPLE_RATE / seconds
+            rates["audio_seconds_per_second"] = self.samples / self.share / SAMPLE_RATE / seconds
         self.reset()
         return rates
 

@@ -195,6 +195,16 @@ def test_batches_are_split_over_data_and_fsdp(partitioner):
         np.testing.assert_array_equal(split[name], value)
 
 
+@pytest.mark.parametrize("data_shards", [1, 2, 8])
+def test_shards_of_a_process_that_has_all_devices(partitioner, data_shards):
+    assert partitioner.held_shards(data_shards) == tuple(range(data_shards))
+    batch = {"speech": np.arange(24, dtype=np.float32).reshape(8, 3), "speech_length": np.arange(8, dtype=np.int32)}
+    split = partitioner.shard_batch(batch, data_shards=data_shards)
+    for name, value in batch.items():
+        assert split[name].sharding == partitioner.batch
+        np.testing.assert_array_equal(split[name], value)
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [

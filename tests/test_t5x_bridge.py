@@ -280,7 +280,10 @@ def test_axes_are_named_as_t5x_wants_them(boxed):
         optimizers.adamw(learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0),
         optimizers.adafactor(learning_rate=1e-3, momentum=0.9),
         optimizers.per_component(
-            optimizers={".*bias": optimizers.adamw(learning_rate=0.1), ".*": optimizers.adamw(learning_rate=0.2)}
+            optimizers={
+                "adapter/.*bias": optimizers.adamw(learning_rate=0.1),
+                ".*": optimizers.adamw(learning_rate=0.2),
+            }
         ),
     ],
     ids=["adamw", "adafactor", "per_component"],

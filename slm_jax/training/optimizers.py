@@ -150,14 +150,15 @@ def per_component(
     """
     if not optimizers:
         raise ValueError("per_component needs at least one pattern with its optimizer")
-    patterns = tuple(optimizers)
+    # Names of groups are keys of the state; programs that join keys by '/' (T5X) would cut them there.
+    groups = {pattern: pattern.replace(trees.SEPARATOR, ":") for pattern in optimizers}
 
     def labels(params: PyTree) -> PyTree:
         paths = trees.flatten(params)
-        trees.check_coverage(paths, patterns)
-        return trees.unflatten({path: _first_match(path, patterns) for path in paths})
+        trees.check_coverage(paths, tuple(groups))
+        return trees.unflatten({path: groups[_first_match(path, tuple(groups))] for path in paths})
 
-    return _clipped(optax.partition(dict(optimizers), labels), clip_norm)
+    return _clipped(optax.partition({groups[p]: each for p, each in optimizers.items()}, labels), clip_norm)
 
 
 def _first_match(path: str, patterns: Sequence[str]) -> str:

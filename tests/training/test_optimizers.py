@@ -168,6 +168,14 @@ def test_each_component_has_its_own_optimizer(params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), both, expected)
 
 
+def test_the_state_of_per_component_can_be_named_by_paths(params):
+    optimizer = optimizers.per_component(optimizers={"adapter/.*": optax.adam(1e-3), "lm/.*": optax.sgd(1.0)})
+    keys = {key for path, _ in jax.tree.leaves_with_path(optimizer.init(params)) for key in path}
+    names = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
+    assert "adapter:.*" in names
+    assert not [name for name in names if "/" in name]
+
+
 def test_per_component_clips_by_the_norm_of_all(params):
     sgd = optax.sgd(1.0)
     optimizer = optimizers.per_component(optimizers={"adapter/.*": sgd, "lm/.*": sgd}, clip_norm=0.5)

@@ -1,8 +1,10 @@
 """Where a run writes: a folder of this machine, or of a bucket with a copy here."""
 
+import atexit
 import dataclasses
 import os
 import pathlib
+import shutil
 import tempfile
 
 from etils import epath
@@ -28,12 +30,17 @@ class ModelDir:
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], *, writes: bool = True) -> "ModelDir":
-        """The folder, made if it is not there; of a bucket, with what it holds besides checkpoints copied."""
+        """The folder, made if it is not there.
+
+        Of a bucket, with what it holds besides checkpoints copied; the copy is gone when the process ends.
+        """
         place = epath.Path(directory).expanduser()
         place.mkdir(parents=True, exist_ok=True)
         if not is_remote(directory):
             return cls(place, pathlib.Path(place), writes)
-        opened = cls(place, pathlib.Path(tempfile.mkdtemp(prefix="slm_jax-")), writes)
+        copy = tempfile.mkdtemp(prefix="slm_jax-")
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        opened = cls(place, pathlib.Path(copy), writes)
         if writes:
             opened._pull()
         return opened

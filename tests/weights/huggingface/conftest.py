@@ -1,9 +1,12 @@
 """What tests of importers share: golden files of transformers, and the checkpoints that they hold."""
 
+import contextlib
 import json
 import os
 import pathlib
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,11 +17,12 @@ from slm_jax.weights.huggingface import components
 from slm_jax.weights.huggingface.folder import CONFIG, PREPROCESSOR, SINGLE
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden"
+STATES = "states/"
 
 
 @pytest.fixture(scope="session")
 def read_golden():
-    """Reads a golden file: settings, weights by their names, inputs and outputs."""
+    """Reads a golden file: settings, weights by their names, inputs, outputs, and what goes between layers."""
 
     def read(name):
         with np.load(GOLDEN / f"hf_{name}.npz", allow_pickle=False) as golden:
@@ -41,6 +45,100 @@ def keep_golden():
         return golden
 
     return keep
+
+
+@pytest.fixture(scope="session")
+def record_states():
+    """Gives a context that notes what torch gives to each layer of a stack, and what the last layer makes of it.
+
+    The context's value makes arrays of this, with NaN in place of what is behind the lengths of utterances or texts:
+    "states/layers_0" is what layer 0 of our scope "layers" is given, "states/layers_1" what layer 1 is given, and so on
+    to what comes out of the last.
+    """
+
+    @contextlib.contextmanager
+    def record(scope, layers):
+        states = [[] for _ in range(len(layers) + 1)]
+
+        def before(number):
+            return lambda _, inputs: states[number].append(inputs[0].clone())  # a clone, or what follows may change it
+
+        def behind(_, inputs, output):
+            states[-1].append((output[0] if isinstance(output, tuple) else output).clone())
+
+        hooks = [layer.register_forward_pre_hook(before(number)) for number, layer in enumerate(layers)]
+        hooks.append(layers[-1].register_forward_hook(behind))
+        yield lambda lengths=None: {
+            f"{STATES}{scope}_{number}": joined(batches, lengths) for number, batches in enumerate(states)
+        }
+        for hook in hooks:
+            hook.remove()
+
+    return record
+
+
+def joined(batches, lengths=None):
+    """One array of all rows of torch's batches, with NaN behind their lengths."""
+    rows = [row.numpy() for batch in batches for row in batch]
+    lengths = [len(row) for row in rows] if lengths is None else [int(length) for length in lengths]
+    padded = np.full((len(rows), max(lengths), rows[0].shape[1]), np.nan, np.float32)
+    for row, length, into in zip(rows, lengths, padded, strict=True):
+        into[:length] = row[:length]
+    return padded
+
+
+@pytest.fixture(scope="session")
+def assert_layers():
+    """Compares what goes into the first layer and what each layer makes of what transformers gave to it: 1e-5.
+
+    Every layer is given the reference's own input, so that differences do not add up over the depth; a decoder's layers
+    attend to what our encoder's last layer makes of its. `compute(params)` runs a model of unrolled layers, which has
+    `start` positions more than the golden file, in front.
+    """
+
+    def check(golden, compute, params, *, start=0):
+        states = {name.removeprefix(STATES): value for name, value in golden.items() if name.startswith(STATES)}
+
+        @jax.jit
+        def run(params, states):
+            found = {}
+            with nn.intercept_methods(give_states(states, found, start)):
+                compute(params)
+            return found
+
+        found = run(params, states)
+        assert states and found.keys() == states.keys()
+        for name, expected in states.items():
+            real = ~np.isnan(expected).all(axis=-1)
+            assert real.any(axis=1).all()
+            ours = np.asarray(found[name])[:, : expected.shape[1]][real]
+            np.testing.assert_allclose(ours, expected[real], atol=1e-5, rtol=0, equal_nan=False, err_msg=name)
+
+    return check
+
+
+def give_states(states, found, start):
+    """An interceptor of Flax that gives layers their states, and puts what they make of them into `found`."""
+    behind = {name: following for name in states if (following := next_state(name)) in states}
+
+    def intercept(call, args, kwargs, context):
+        name = "/".join(context.module.path)
+        if name not in behind or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        x, state = args[0], states[name]
+        window = slice(start, start + state.shape[1])
+        found.setdefault(name, x[:, start:])  # of the first layer: later ones are there already
+        x = x.at[:, window].set(jnp.where(jnp.isnan(state), x[:, window], state))
+        output = call(x, *args[1:], **kwargs)
+        found[behind[name]] = output[0][:, start:]
+        return output
+
+    return intercept
+
+
+def next_state(name):
+    scope, _, number = name.rpartition("_")
+    return f"{scope}_{int(number) + 1}"
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ MODELS = {
 }
 
 
-def make_golden(name):
+def make_golden(name, record_states):
     """config.json and weights as save_pretrained writes them, inputs, scores, and what `generate` makes of them."""
     import torch
     import transformers
@@ -67,7 +67,11 @@ def make_golden(name):
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.5)
         given = dict(inputs_embeds=prefix, attention_mask=mask.long())
-        scores = model(**given, decoder_input_ids=targets).logits
+        with (
+            record_states("encoder/layers", model.encoder.block) as encoded,
+            record_states("decoder/layers", model.decoder.block) as decoded,
+        ):
+            scores = model(**given, decoder_input_ids=targets).logits
         # Without a cache: transformers 5.24 makes one of as many layers as the encoder has.
         generated = model.generate(**given, do_sample=False, num_beams=1, max_new_tokens=GENERATED, use_cache=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,13 +79,18 @@ def make_golden(name):
         weights = safetensors.numpy.load_file(f"{folder}/model.safetensors")
         config = json.loads(pathlib.Path(folder, "config.json").read_text())
     arrays = dict(prefix=prefix, mask=mask, targets=targets, scores=scores, generated=generated[:, 1:])
-    return dict(config=config, weights=weights, arrays=arrays)
+    return dict(config=config, weights=weights, arrays=arrays | encoded(mask.sum(1)) | decoded())
+
+
+def inputs(golden):
+    """Prefix with NaN for padding, its mask, and what the decoder is given."""
+    mask, targets = jnp.asarray(golden["mask"]), jnp.asarray(golden["targets"], jnp.int32)
+    return jnp.where(mask[..., None], jnp.asarray(golden["prefix"]), jnp.nan), mask, targets
 
 
 def assert_parity(golden, model, params):
     """The same scores and the same greedy tokens, whatever stands in the padding."""
-    mask, targets = jnp.asarray(golden["mask"]), jnp.asarray(golden["targets"], jnp.int32)
-    prefix = jnp.where(mask[..., None], jnp.asarray(golden["prefix"]), jnp.nan)
+    prefix, mask, targets = inputs(golden)
 
     @jax.jit
     def compute(params):
@@ -104,10 +113,17 @@ def test_parity_with_the_golden_file(name, scan_layers, tmp_path, read_golden, w
     assert_parity(golden, *load_language_model(write_folder(golden, tmp_path), scan_layers=scan_layers))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_parity_of_each_layer(name, tmp_path, read_golden, write_folder, load_language_model, assert_layers):
+    golden = read_golden(name)
+    model, params = load_language_model(write_folder(golden, tmp_path), scan_layers=False)
+    assert_layers(golden, lambda params: model.apply({"params": params}, *inputs(golden)), params)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("name", MODELS)
-def test_parity_with_transformers(name, tmp_path, keep_golden, write_folder, load_language_model):
-    golden = keep_golden(name, **make_golden(name))
+def test_parity_with_transformers(name, tmp_path, record_states, keep_golden, write_folder, load_language_model):
+    golden = keep_golden(name, **make_golden(name, record_states))
     assert_parity(golden, *load_language_model(write_folder(golden, tmp_path)))
 
 

@@ -9,6 +9,7 @@ The files in tests/golden hold config.json, preprocessor_config.json, weights an
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,7 +36,7 @@ def waveforms():
     return [(0.2 * voice[:n] + 1e-3 * rng.normal(size=n)).astype(np.float32) for n in LENGTHS]
 
 
-def make_golden(kind, fill_at_random):
+def make_golden(kind, fill_at_random, record_states):
     """config.json, preprocessor_config.json, weights by their names, features, frames and scores."""
     import torch
     import transformers
@@ -50,9 +51,10 @@ def make_golden(kind, fill_at_random):
         fill_at_random(model)
         heard = hear(waveforms(), sampling_rate=16000, return_tensors="pt")
         encoder = model.encoder if kind == "parakeet_ctc" else model
-        frames = encoder(**heard)
+        with record_states("layers", encoder.layers) as states:
+            frames = encoder(**heard)
         outputs = dict(frames=frames.last_hidden_state, mask=frames.attention_mask, features=heard["input_features"])
-        outputs["feature_mask"] = heard["attention_mask"]
+        outputs |= states(frames.attention_mask.sum(1)) | dict(feature_mask=heard["attention_mask"])
         if kind == "parakeet_ctc":
             outputs["scores"] = model(**heard).logits
     config = json.loads(config.to_json_string()) | dict(architectures=[type(model).__name__], model_type=kind)
@@ -87,12 +89,20 @@ def test_parity_with_the_golden_file(
     assert_parity(golden, pad_with_garbage(waveforms()), *encoder)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_parity_of_each_layer(kind, tmp_path, read_golden, write_folder, load_encoder, assert_layers):
+    golden = read_golden(kind)
+    model, params = load_encoder(write_folder(golden, tmp_path), scan_layers=False)
+    heard = jnp.asarray(golden["features"]), jnp.asarray(golden["feature_mask"].sum(1))
+    assert_layers(golden, lambda params: model.apply({"params": params}, *heard, method="encode"), params)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_parity_with_transformers(
-    kind, tmp_path, fill_at_random, keep_golden, write_folder, load_encoder, pad_with_garbage
+    kind, tmp_path, fill_at_random, record_states, keep_golden, write_folder, load_encoder, pad_with_garbage
 ):
-    golden = keep_golden(kind, **make_golden(kind, fill_at_random))
+    golden = keep_golden(kind, **make_golden(kind, fill_at_random, record_states))
     assert_parity(golden, pad_with_garbage(waveforms()), *load_encoder(write_folder(golden, tmp_path)))
 
 

@@ -35,7 +35,7 @@ def waveforms():
     return [(0.2 * voice[:n] + 0.05 * hiss[:n]).astype(np.float32) for n in LENGTHS]
 
 
-def make_golden(kind, fill_at_random):
+def make_golden(kind, fill_at_random, record_states):
     """config.json, preprocessor_config.json, weights by their names, features, frames and scores.
 
     The blocks are given the padded batch and its mask. The length adapter of transformers lets what is computed of
@@ -52,15 +52,28 @@ def make_golden(kind, fill_at_random):
         fill_at_random(model)
         heard = hear(waveforms(), sampling_rate=16000, return_tensors="pt")
         outputs = dict(features=heard["input_features"], feature_mask=heard["attention_mask"])
+        lengths = heard["attention_mask"].sum(1).tolist()
         if kind == "bare":
-            outputs["frames"] = model(**heard).last_hidden_state
+            with record_states("layers", model.encoder.layers) as states:
+                outputs["frames"] = model(**heard).last_hidden_state
+            outputs |= states(lengths)
         else:
-            for row, length in enumerate(heard["attention_mask"].sum(1).tolist()):
-                alone = heard["input_features"][row : row + 1, :length]
-                outputs[f"frames_{row}"] = model.wav2vec2_bert(alone).last_hidden_state[0]
-                outputs[f"scores_{row}"] = model(alone).logits[0]
+            alone = [heard["input_features"][row : row + 1, :length] for row, length in enumerate(lengths)]
+            outputs |= alone_outputs(model, alone, record_states)
     config = json.loads(config.to_json_string()) | dict(architectures=[type(model).__name__])
     return dict(config=config, preprocessor=hear.to_dict(), weights=model.state_dict(), arrays=outputs)
+
+
+def alone_outputs(model, utterances, record_states):
+    """Scores, frames, and what goes between layers, of utterances given one by one."""
+    encoder = model.wav2vec2_bert
+    outputs = {f"scores_{row}": model(features).logits[0] for row, features in enumerate(utterances)}
+    with (
+        record_states("layers", encoder.encoder.layers) as blocks,
+        record_states("length_adapter/stride", encoder.adapter.layers) as strides,
+    ):
+        frames = [encoder(features).last_hidden_state[0] for features in utterances]
+    return outputs | {f"frames_{row}": values for row, values in enumerate(frames)} | blocks() | strides()
 
 
 def assert_parity(golden, batch, model, params):
@@ -91,12 +104,20 @@ def test_parity_with_the_golden_file(
     assert_parity(golden, pad_with_garbage(waveforms()), *encoder)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_parity_of_each_layer(kind, tmp_path, read_golden, write_folder, load_encoder, assert_layers):
+    golden = read_golden(f"w2v_bert_{kind}")
+    model, params = load_encoder(write_folder(golden, tmp_path), scan_layers=False)
+    heard = jnp.asarray(golden["features"]), jnp.asarray(golden["feature_mask"].sum(1))
+    assert_layers(golden, lambda params: model.apply({"params": params}, *heard, method="encode"), params)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_parity_with_transformers(
-    kind, tmp_path, fill_at_random, keep_golden, write_folder, load_encoder, pad_with_garbage
+    kind, tmp_path, fill_at_random, record_states, keep_golden, write_folder, load_encoder, pad_with_garbage
 ):
-    golden = keep_golden(f"w2v_bert_{kind}", **make_golden(kind, fill_at_random))
+    golden = keep_golden(f"w2v_bert_{kind}", **make_golden(kind, fill_at_random, record_states))
     assert_parity(golden, pad_with_garbage(waveforms()), *load_encoder(write_folder(golden, tmp_path)))
 
 

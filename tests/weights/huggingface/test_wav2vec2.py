@@ -48,8 +48,11 @@ MODELS = {
 KINDS = pytest.mark.parametrize("kind", MODELS)
 
 
-def make_golden(kind):
-    """Configurations, weights by their names, waveforms, and what transformers computes; zeros in place of padding."""
+def make_golden(kind, record_states):
+    """Configurations, weights by their names, waveforms, and what transformers computes.
+
+    Padding is zero in what comes out, NaN between layers.
+    """
     import torch
     import transformers
 
@@ -64,7 +67,10 @@ def make_golden(kind):
         speech = (0.1 * torch.randn(len(LENGTHS), NUM_SAMPLES) + 0.05).numpy()
         heard = [samples[:length] for samples, length in zip(speech, LENGTHS, strict=True)]
         padded = extractor(heard, sampling_rate=16000, padding=True, return_tensors="pt")
-        outputs = reference_outputs(model, padded.input_values, padded.attention_mask)
+        encoder = getattr(model, model.base_model_prefix, model)
+        with record_states("layers", encoder.encoder.layers) as states:
+            outputs = reference_outputs(model, encoder, padded.input_values, padded.attention_mask)
+        outputs |= states([int(encoder._get_feat_extract_output_lengths(length)) for length in LENGTHS])
     return dict(
         config=config.to_diff_dict() | fields | dict(architectures=[name]),
         preprocessor=json.loads(extractor.to_json_string()),
@@ -73,11 +79,10 @@ def make_golden(kind):
     )
 
 
-def reference_outputs(model, samples, mask):
+def reference_outputs(model, encoder, samples, mask):
     """Frames, and CTC scores if there is a head, of a padded batch or of every utterance alone."""
     import torch
 
-    encoder = getattr(model, model.base_model_prefix, model)
     if model.config.feat_extract_norm == "group":
         alone = [encoder(samples[i : i + 1, :length]).last_hidden_state[0] for i, length in enumerate(LENGTHS)]
         frames = torch.nn.utils.rnn.pad_sequence(alone, batch_first=True)
@@ -115,10 +120,18 @@ def test_parity_with_the_golden_file(kind, scan_layers, tmp_path, read_golden, w
     assert_parity(golden, *load_encoder(write_folder(golden, tmp_path), scan_layers=scan_layers))
 
 
+@KINDS
+def test_parity_of_each_layer(kind, tmp_path, read_golden, write_folder, load_encoder, assert_layers):
+    golden = read_golden(kind)
+    model, params = load_encoder(write_folder(golden, tmp_path), scan_layers=False)
+    speech = jnp.asarray(golden["speech"]), jnp.array(LENGTHS)
+    assert_layers(golden, lambda params: model.apply({"params": params}, *speech), params)
+
+
 @pytest.mark.torch
 @KINDS
-def test_parity_with_transformers(kind, tmp_path, keep_golden, write_folder, load_encoder):
-    golden = keep_golden(kind, **make_golden(kind))
+def test_parity_with_transformers(kind, tmp_path, record_states, keep_golden, write_folder, load_encoder):
+    golden = keep_golden(kind, **make_golden(kind, record_states))
     assert_parity(golden, *load_encoder(write_folder(golden, tmp_path)))
 
 

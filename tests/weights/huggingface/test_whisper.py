@@ -44,7 +44,7 @@ def speech():
     return waves
 
 
-def make_golden():
+def make_golden(record_states):
     """Both configurations, weights by their names, and what transformers computes."""
     import torch
     import transformers
@@ -59,14 +59,15 @@ def make_golden():
         for name, parameter in model.named_parameters():
             if "embed_positions" not in name:
                 parameter.copy_(torch.randn(parameter.shape) * 0.4)
-        hidden = model.model.encoder(log_mel).last_hidden_state
+        with record_states("layers", model.model.encoder.layers) as states:
+            hidden = model.model.encoder(log_mel).last_hidden_state
     weights = model.state_dict()
     weights.pop("proj_out.weight")  # tied
     return dict(
         config=config.to_diff_dict() | {"model_type": "whisper"},
         preprocessor=extractor.to_dict(),
         weights=weights,
-        arrays=dict(log_mel=log_mel.swapaxes(1, 2)[:, :KEPT], hidden=hidden),
+        arrays=dict(log_mel=log_mel.swapaxes(1, 2)[:, :KEPT], hidden=hidden) | states(),
     )
 
 
@@ -92,9 +93,15 @@ def test_parity_with_the_golden_file(scan_layers, tmp_path, read_golden, write_f
     assert_parity(golden, *load_encoder(write_folder(golden, tmp_path), scan_layers=scan_layers))
 
 
+def test_parity_of_each_layer(tmp_path, read_golden, write_folder, load_encoder, assert_layers):
+    golden = read_golden("whisper")
+    encoder, params = load_encoder(write_folder(golden, tmp_path), scan_layers=False)
+    assert_layers(golden, lambda params: encoder.apply({"params": params}, *inputs()), params)
+
+
 @pytest.mark.torch
-def test_parity_with_transformers(tmp_path, keep_golden, write_folder, load_encoder):
-    golden = keep_golden("whisper", **make_golden())
+def test_parity_with_transformers(tmp_path, record_states, keep_golden, write_folder, load_encoder):
+    golden = keep_golden("whisper", **make_golden(record_states))
     assert_parity(golden, *load_encoder(write_folder(golden, tmp_path)))
 
 

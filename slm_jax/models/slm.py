@@ -92,6 +92,9 @@ class SpeechLanguageModel(nn.Module):
         if frames.dropped is not None:  # what the reducer had no room for
             self._tell("dropped_frames", frames.dropped.sum(), frames.dropped.sum() + frames.mask.sum())
         adapted = self.adapter(frames, self.lm.embed, deterministic="adapter" not in training)
+        if adapted.dropped is not None:  # what the adapter itself had no room for
+            lost = adapted.dropped.sum() - (0 if frames.dropped is None else frames.dropped.sum())
+            self._tell("dropped_vectors", lost, lost + adapted.mask.sum())
         self._tell("speech_vectors", adapted.mask.sum(), adapted.mask.any(axis=1).sum())
         return adapted
 

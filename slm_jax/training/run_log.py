@@ -95,6 +95,9 @@ class RunLog:
             parts.append(f"{scalars['audio_seconds_per_second']:.0f} s audio/s")
         if "padding" in scalars:
             parts.append(f"padding {scalars['padding']:.0%}")
+        # What was cut off is heard by nobody: it is to be seen before anyone wonders about the loss.
+        cut = [name for name in ("dropped_frames", "dropped_vectors") if scalars.get(name, 0.0) > 0]
+        parts += [f"{name.replace('_', ' ')} {scalars[name]:.1%}" for name in cut]
         if rate > 0:
             parts.append(f"{format_seconds((self.total_steps - step) / rate)} left")
         self.say("  ".join(parts))

@@ -116,6 +116,29 @@ def test_it_tells_how_many_vectors_speech_becomes(batch, ctc_params):
     assert vectors == frames.mask.sum() > 0 and utterances == frames.mask.any(axis=1).sum()
 
 
+class TwoVectors(nn.Module):
+    """An adapter without room for more than two vectors."""
+
+    def output_length(self, num_frames):
+        return 2
+
+    @nn.compact
+    def __call__(self, frames, embed, *, deterministic=True):
+        made = TransformerAdapter(**ADAPTER)(frames, embed, deterministic=deterministic)
+        lost = jnp.maximum(made.mask.sum(axis=1) - 2, 0)
+        return EncoderOutput(made.embeddings[:, :2], made.mask[:, :2], dropped=made.dropped + lost)
+
+
+def test_it_tells_what_the_adapter_had_no_room_for(batch):
+    model = build_ctc(0.3).clone(adapter=TwoVectors())
+    variables = jax.jit(model.init)(jax.random.key(0), batch)
+    frames = model.apply(variables, batch, method="encode_speech")
+    _, told = model.apply(variables, batch, mutable=[METRICS])
+    lost, whole = told[METRICS]["dropped_vectors"]
+    assert lost == jnp.maximum(frames.mask.sum(axis=1) - 2, 0).sum() > 0
+    assert whole == frames.mask.sum()
+
+
 @pytest.mark.parametrize("order", ["instruction_first", PrefixOrder.INSTRUCTION_FIRST])
 def test_the_order_may_be_given_by_value(order):
     assert build(order=order).order is PrefixOrder.INSTRUCTION_FIRST

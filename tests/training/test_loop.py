@@ -109,6 +109,17 @@ def test_metrics_file_is_json_lines_and_the_later_of_two_rows_counts(tmp_path):
     assert read_metrics(tmp_path, "eval") == [{"step": 5, "kind": "eval", "loss": 2.0}]
 
 
+@pytest.mark.parametrize(
+    ("dropped", "told"), [({}, ""), ({"dropped_vectors": 0.0}, ""), ({"dropped_vectors": 0.47}, "47.0%")]
+)
+def test_the_line_of_progress_shows_what_is_cut_off(tmp_path, capsys, dropped, told):
+    scalars = {"loss": 1.0, "gradient_norm": 1.0, "steps_per_second": 2.0}
+    RunLog(tmp_path, total_steps=10).progress(5, scalars | dropped)
+    line = capsys.readouterr().err
+    assert "step      5/10  loss 1.0000" in line
+    assert ("dropped" in line) == bool(told) and told in line
+
+
 def test_padding_is_the_share_of_samples_that_are_not_speech():
     throughput = Throughput()
     throughput.add({"speech": np.zeros((2, 10)), "speech_length": np.array([10, 5])})

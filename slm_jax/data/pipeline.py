@@ -133,7 +133,7 @@ def train_batches(
         long, that cannot be read or that fits no bucket.
     """
     reader = _Reader(mixture_or_task, task_feature_lengths, converter, over_length)
-    settings = dict(split=split, shuffle=True, seed=seed, num_epochs=num_epochs, use_cached=use_cached)
+    settings: dict[str, Any] = dict(split=split, shuffle=True, seed=seed, num_epochs=num_epochs, use_cached=use_cached)
     if data_shards == 1:
         parts = [reader.examples(**settings)]
     else:

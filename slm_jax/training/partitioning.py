@@ -211,7 +211,8 @@ class Partitioner:
         """Of `data_shards` equal parts of a batch's rows, those that devices of this process hold or have a part of."""
         size = math.lcm(data_shards, self.batch_ways)
         rows = size // data_shards
-        slices = (index[0].indices(size) for index in self.batch.addressable_devices_indices_map((size,)).values())
+        held: Mapping[Any, Any] = self.batch.addressable_devices_indices_map((size,))
+        slices = (index[0].indices(size) for index in held.values())
         return tuple(sorted({row // rows for start, stop, _ in slices for row in range(start, stop)}))
 
     def shard_batch(self, batch: Mapping[str, np.ndarray], *, data_shards: int = 1) -> dict[str, jax.Array]:

@@ -172,7 +172,8 @@ def _speeds(train: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return statistics.median(row[key] for row in warm)
 
     speeds = {"steps_per_second": typical("steps_per_second")}
-    if all("speech_vectors" in row for row in warm):
+    # Runs on cached features do not know how long their speech is.
+    if all("speech_vectors" in row and "audio_seconds_per_second" in row for row in warm):
         seconds = typical("audio_seconds_per_second") / typical("examples_per_second")
         speeds["vectors_per_second"] = typical("speech_vectors") / seconds
     return {name: round(value, 3) for name, value in speeds.items()}

@@ -43,6 +43,13 @@ def write_run(folder: pathlib.Path, *, gin_files: tuple[str, ...], bindings: tup
     return folder
 
 
+def test_a_run_on_cached_features_does_not_know_how_long_its_speech_is(tmp_path):
+    run = write_run(tmp_path, gin_files=("gin/experiments/claims/adapters/linear.gin",))
+    text = (run / "metrics.jsonl").read_text().replace('"audio_seconds_per_second": 32.0, ', "")
+    (run / "metrics.jsonl").write_text(text)
+    assert record_of(run, commit="abc1234").speeds == {"steps_per_second": 2.0}
+
+
 def test_what_is_kept_of_a_run(tmp_path):
     gin_file = "experiments/claims/adapters/linear.gin"
     run = write_run(tmp_path, gin_files=(f"gin/{gin_file}",), bindings=("SEED = 3", "MODEL_DIR = 'x'"))

@@ -12,46 +12,48 @@ from slm_jax.data.vocabularies import byte_vocabulary
 
 LENGTHS = {"speech": 4, "inputs": 3, "targets": 3}
 SIZE = 13
-DECODED: list[int] = []
 
 
 def examples(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
     return tf.data.Dataset.range(SIZE if split == "train" else 3, output_type=tf.int32).map(lambda i: {"number": i})
 
 
-def note(number: np.ndarray) -> np.int32:
-    DECODED.append(int(number))
-    return np.int32(number)
+def decoder(decoded: list[int]):
+    """Makes example i, with i % 4 + 1 samples and targets [i + 10, 1], and notes its number."""
+
+    def note(number: np.ndarray) -> np.int32:
+        decoded.append(int(number))
+        return np.int32(number)
+
+    @seqio.map_over_dataset
+    def decode(example: dict) -> dict:
+        number = tf.ensure_shape(tf.numpy_function(note, [example["number"]], tf.int32), [])
+        texts = {f"{name}_pretokenized": tf.strings.as_string(number) for name in ("inputs", "targets")}
+        speech = tf.fill([number % 4 + 1], tf.cast(number, tf.float32))
+        return {"speech": speech, "inputs": tf.fill([2], number + 10), "targets": tf.stack([number + 10, 1])} | texts
+
+    return decode
 
 
-@seqio.map_over_dataset
-def decode(example: dict) -> dict:
-    """Example i has i % 4 + 1 samples and targets [i + 10, 1]."""
-    number = tf.ensure_shape(tf.numpy_function(note, [example["number"]], tf.int32), [])
-    texts = {f"{name}_pretokenized": tf.strings.as_string(number) for name in ("inputs", "targets")}
-    speech = tf.fill([number % 4 + 1], tf.cast(number, tf.float32))
-    return {"speech": speech, "inputs": tf.fill([2], number + 10), "targets": tf.stack([number + 10, 1])} | texts
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered():
-    feature = seqio.Feature(vocabulary=byte_vocabulary(), add_eos=True, dtype=tf.int32)
-    seqio.TaskRegistry.add(
-        "sharded",
-        source=seqio.FunctionDataSource(examples, splits=("train", "few"), num_input_examples={"train": 13, "few": 3}),
-        preprocessors=[decode],
-        output_features={
-            "speech": seqio.ContinuousFeature(dtype=tf.float32, rank=1),
-            "inputs": feature,
-            "targets": feature,
-        },
+def make_task(name: str, decoded: list[int]) -> seqio.Task:
+    tokens = seqio.Feature(vocabulary=byte_vocabulary(), add_eos=True, dtype=tf.int32)
+    speech = seqio.ContinuousFeature(dtype=tf.float32, rank=1)
+    counts = {"train": SIZE, "few": 3}
+    return seqio.Task(
+        name,
+        source=seqio.FunctionDataSource(examples, splits=tuple(counts), num_input_examples=counts),
+        preprocessors=[decoder(decoded)],
+        output_features={"speech": speech, "inputs": tokens, "targets": tokens},
     )
-    yield
-    seqio.TaskRegistry.remove("sharded")
+
+
+TASK = make_task("sharded", [])
 
 
 def train(**options):
-    return train_batches("sharded", **{"task_feature_lengths": LENGTHS, "batch_size": 8, "seed": 7} | options)
+    return train_batches(
+        options.pop("task", TASK), **{"task_feature_lengths": LENGTHS, "batch_size": 8, "seed": 7} | options
+    )
 
 
 def take(batches, count: int) -> list[dict[str, np.ndarray]]:
@@ -79,9 +81,10 @@ def test_every_example_is_in_one_shard():
 
 
 def test_a_shard_decodes_no_example_of_another():
-    DECODED.clear()
-    own = set(itertools.chain(*numbers(take(train(data_shards=4, shards=(2,)), 8))))
-    assert set(DECODED) == own
+    decoded: list[int] = []  # of a task of its own: iterators of other tests go on reading ahead
+    task = make_task("sharded_alone", decoded)
+    own = set(itertools.chain(*numbers(take(train(task=task, data_shards=4, shards=(2,)), 8))))
+    assert set(decoded) == own
     assert len(own) in (3, 4)
 
 

@@ -151,7 +151,7 @@ def test_two_processes_of_two_devices_train_as_one(experiment, whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "flags"), [(4, (f"{MESH}fsdp=2",)), (4, (f"{MESH}model=2",)), (2, ())])
+@pytest.mark.parametrize(("processes", "flags"), [(4, (f"{MESH}model=2",)), (2, ())])
 def test_processes_that_read_their_own_shards_train_as_one_that_reads_all(experiment, dealt, processes, flags):
     name = f"dealt_to_{processes}{''.join(flags)[len(MESH) :]}"
     assert_same_run(experiment.run(name, SHARDS, *flags, processes=processes), dealt)

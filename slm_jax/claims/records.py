@@ -114,7 +114,7 @@ def record_of(model_dir: pathlib.Path, *, commit: str) -> Record:
         command=f"python -m slm_jax.train --gin_file={gin_file}" + (f" --gin.SEED={seed}" if seed else ""),
         seed=seed,
         commit=commit,
-        seconds=facts["seconds"] if facts else _seconds_between(model_dir / _FIRST_FILE, model_dir / FOLDER / MANIFEST),
+        seconds=_seconds(model_dir, facts),
         steps=manifest.step,
         scores=dict(_scores(model_dir, step=manifest.step)),
         speeds=_speeds(train),
@@ -134,7 +134,10 @@ def _score_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[int 
     return {name: [[row["step"], round(row[name], 2)] for row in rows if name in row] for name in names}
 
 
-def _seconds_between(first: pathlib.Path, last: pathlib.Path) -> float:
+def _seconds(model_dir: pathlib.Path, facts: Mapping[str, Any]) -> float:
+    if facts:
+        return float(facts["seconds"])
+    first, last = model_dir / _FIRST_FILE, model_dir / FOLDER / MANIFEST
     return round(last.stat().st_mtime - first.stat().st_mtime, 1)
 
 

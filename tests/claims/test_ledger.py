@@ -35,7 +35,7 @@ def write_run(folder: pathlib.Path, *, gin_files: tuple[str, ...], bindings: tup
     rows += [{"step": 40, "kind": "eval", "loss_true_audio": 0.25, "loss_no_audio": 5.0}]
     rows += [{"step": step, "kind": "eval", "test/wer": 50.0 - step} for step in (20, 40)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "summary.json").write_text(json.dumps({"seconds": 75.0, "trained_parameters": 1200}))
+    (folder / "summary.json").write_text(json.dumps({"seconds": 75, "trained_parameters": 1200}))
     (folder / "predictions").mkdir()
     lines = [json.dumps({"inputs": "", "target": t, "prediction": p}) + "\n" for t, p in ANSWERS]
     for name in ("transcribe-40", "transcribe-20", "unseen_voice-40", "reply-40"):

@@ -1,4 +1,4 @@
-"""Checkpoints to frozen components.
+"""Checkpoints to frozen components, and several bundles to their mean.
 
 python -m slm_jax.convert --source=runs/scenes_lm --component=lm --out=slm_jax/foundation --licence=Apache-2.0
 
@@ -10,8 +10,14 @@ python -m slm_jax.convert --source=SmolLM2-135M-Instruct --component=lm --out=we
 
 does the same with a component of a Hugging Face folder, and copies what describes it: config.json, its front end, its
 tokenizer. `models/lms/hugging_face.gin` then reads LM_FOLDER = 'weights' with LM_SOURCE = 'weights'.
+
+python -m slm_jax.convert --source=runs/first --source=runs/second --out=runs/mean
+
+without a component writes OUT/bundle, the mean of whole bundles with the same frozen parts, which the experiment of the
+last evaluates, answers with, or begins with (INITIAL_CHECKPOINT = 'runs/mean').
 """
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -41,10 +47,10 @@ DESCRIPTIONS = (CONFIG, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")
 flags.DEFINE_multi_string(
     "source", None, "A bundle or the MODEL_DIR of a run, again for the mean; or a Hugging Face folder.", required=True
 )
-flags.DEFINE_string("component", None, "speech_encoder or lm.", required=True)
+flags.DEFINE_string("component", None, "speech_encoder or lm; by default all that was trained, as a bundle.")
 flags.DEFINE_string("out", None, "The folder to write to.", required=True)
 flags.DEFINE_integer("padding_id", 0, "Of a language model's tokenizer, see tasks/tokenizer.gin.")
-flags.DEFINE_string("licence", None, "SPDX name of the weights' licence.", required=True)
+flags.DEFINE_string("licence", None, "SPDX name of the weights' licence; of a component.")
 
 
 def read_component(source: str, *, component: str) -> tuple[bundle.BundleManifest, PyTree]:
@@ -101,13 +107,9 @@ def read_foreign_component(source: str) -> tuple[foundation.Provenance, PyTree]:
     Raises:
       FileNotFoundError, ValueError: the folder has no such component, or one that slm_jax does not compute.
     """
-    described: Mapping[str, Callable[..., Any]] = {
-        "lm": components.language_model,
-        "speech_encoder": components.speech_encoder,
-    }
-    if FLAGS.component not in described:
-        raise ValueError(f"{source} may hold the components {' and '.join(described)}, not {FLAGS.component!r}")
-    shapes = components.parameter_shapes(described[FLAGS.component](source))
+    if FLAGS.component not in DESCRIBED:
+        raise ValueError(f"{source} may hold the components {' and '.join(DESCRIBED)}, not {FLAGS.component!r}")
+    shapes = components.parameter_shapes(DESCRIBED[FLAGS.component](source))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), shapes)
     checkpoint = components.Checkpoint(source, padding_id=FLAGS.padding_id)
     loaded = foundation.load_component(checkpoint, component=FLAGS.component, shapes=shapes)
@@ -115,13 +117,15 @@ def read_foreign_component(source: str) -> tuple[foundation.Provenance, PyTree]:
     return foundation.Provenance(licence=FLAGS.licence, command=command), loaded.parameters
 
 
-def main(unused: Sequence[str]) -> None:
-    """Writes one component.
+def write_component(folder: pathlib.Path) -> None:
+    """Writes one component into a folder that may hold others.
 
     Raises:
-      FileNotFoundError, ValueError: a source does not have it, or not all of it.
+      FileNotFoundError, ValueError: a source does not have it, or not all of it, or its licence is not given.
     """
-    folder, source = pathlib.Path(FLAGS.out).expanduser(), pathlib.Path(FLAGS.source[0]).expanduser()
+    if not FLAGS.licence:
+        raise ValueError("--licence is missing: a component says under which its weights may be used")
+    source = pathlib.Path(FLAGS.source[0]).expanduser()
     is_foreign = len(FLAGS.source) == 1 and (source / CONFIG).is_file()
     provenance, params = read_foreign_component(FLAGS.source[0]) if is_foreign else read_run_component()
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +135,37 @@ def main(unused: Sequence[str]) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     print(f"{path}: {sum(trees.count({'': params}).values()):,} parameters, {fingerprint}")
+
+
+def write_mean(folder: pathlib.Path) -> None:
+    """Writes the mean of bundles into folder/bundle; nobody has measured it, so it has no metrics.
+
+    Raises:
+      FileNotFoundError: a source is no bundle.
+      ValueError: they are of different models, or have other frozen parts.
+    """
+    *others, last = map(bundle.load_bundle, FLAGS.source)
+    for source, other in zip(FLAGS.source, others, strict=False):
+        try:
+            bundle.check_compatible(other.manifest, last.manifest.fingerprints)
+        except bundle.IncompatibleBundleError as error:
+            raise ValueError(f"{source} and {FLAGS.source[-1]} have no mean. {error}") from error
+    trained = mean([found.trainable for found in (*others, last)])
+    manifest = dataclasses.replace(last.manifest, metrics={})
+    bundle.save_bundle(bundle.Bundle(trained, manifest, last.config), directory=folder / bundle.FOLDER)
+    print(
+        f"{folder / bundle.FOLDER}: the mean of {len(FLAGS.source)}, {sum(trees.count(trained).values()):,} parameters"
+    )
+
+
+def main(unused: Sequence[str]) -> None:
+    """Writes one component, or the mean of bundles.
+
+    Raises:
+      FileNotFoundError, ValueError: the sources do not have it.
+    """
+    write = write_component if FLAGS.component else write_mean
+    write(pathlib.Path(FLAGS.out).expanduser())
 
 
 if __name__ == "__main__":

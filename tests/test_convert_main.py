@@ -1,5 +1,6 @@
 """The command line of convert: a trained component becomes a frozen one that loads again."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -74,6 +75,35 @@ def test_of_several_runs_the_mean_is_written(convert, tiny_training, trained_lm,
     third = save(tmp_path / "c", {"lm": {"embedding": np.ones((2, 2), "f")}})
     with pytest.raises(ValueError, match="different names or shapes"):
         convert("lm", source=third, others=[first])
+
+
+def test_without_a_component_the_mean_of_bundles_is_written(run_main, tiny_training, tmp_path, capsys):
+    trained = bundle.load_bundle(tiny_training.model_dir)
+    shifted = jax.tree.map(lambda leaf: leaf + np.float32(1), trained.trainable)
+    bundle.save_bundle(dataclasses.replace(trained, trainable=shifted), directory=tmp_path / "shifted")
+    sources = [f"--source={each}" for each in (tmp_path / "shifted", tiny_training.model_dir)]
+    run_main("convert", *sources, f"--out={tmp_path / 'mean'}")
+    count = sum(leaf.size for leaf in jax.tree.leaves(trained.trainable))
+    assert capsys.readouterr().out == f"{tmp_path / 'mean' / 'bundle'}: the mean of 2, {count:,} parameters\n"
+    found = bundle.load_bundle(tmp_path / "mean")
+    expected = jax.tree.map(lambda leaf: leaf + np.float32(0.5), trained.trainable)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-6), found.trainable, expected)
+    assert found.manifest.metrics == {} and found.manifest.gin_files == trained.manifest.gin_files
+    assert found.config == trained.config
+
+
+def test_bundles_of_other_frozen_parts_have_no_mean(run_main, tmp_path):
+    adapter = {"adapter": {"scale": np.ones(1, "f")}}
+    sources = [save(tmp_path / name, adapter, fingerprints={"lm": f"sha256:{name}"}) for name in "ab"]
+    with pytest.raises(ValueError, match=r"/a and .*/b have no mean(.|\n)*lm: trained with"):
+        run_main("convert", *(f"--source={each}" for each in sources), f"--out={tmp_path / 'mean'}")
+    assert not (tmp_path / "mean").exists()
+
+
+def test_a_component_needs_a_licence(run_main, tiny_training, tmp_path):
+    with pytest.raises(ValueError, match="--licence is missing"):
+        run_main("convert", f"--source={tiny_training.model_dir}", "--component=adapter", f"--out={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_layers_are_stacked_and_the_manifest_says_where_they_are_from(convert, tiny_training, trained_lm, tmp_path):

@@ -63,15 +63,15 @@ class Bench:
         self.folder = folder
         (folder / "job.gin").write_text(experiment)
 
-    def run(self, module: str, *flags: str, devices: int = 1) -> str:
-        """What a main prints."""
+    def run(self, module: str, *flags: str, devices: int = 1, fails: bool = False) -> str:
+        """What a main prints that ends well, or one that fails."""
         environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         arguments = [f"--gin_search_paths={gin_folder()}", f"--gin_file={self.folder}/job.gin", *flags]
         command = [sys.executable, "-m", module, *arguments, f"--tfds_data_dir={self.folder / 'data'}"]
         done = subprocess.run(
             command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200
         )
-        assert done.returncode == 0, done.stdout[-4000:]
+        assert (done.returncode != 0) is fails, done.stdout[-4000:]
         return done.stdout
 
     def train_natively(self) -> pathlib.Path:
@@ -192,6 +192,28 @@ def test_training_goes_on_from_a_checkpoint(bench, t5x, t5x_losses):
     losses = bench.train("resumed")
     assert sorted(losses) == list(range(11, STEPS + 1))
     assert_same_losses(losses, t5x_losses)
+
+
+@pytest.mark.slow
+def test_training_does_not_go_on_with_other_frozen_parts(bench, t5x):
+    shutil.copytree(t5x, bench.folder / "exchanged", ignore=shutil.ignore_patterns("checkpoint_20", "bundle"))
+    flags = ("--gin_file=runs/t5x/train.gin", f"--gin.MODEL_DIR='{bench.folder / 'exchanged'}'", "--gin.SEED=1")
+    told = bench.run("t5x.train", *flags, fails=True)
+    assert re.search(r"belong to other frozen parts(.|\n)*lm: trained with", told), told[-4000:]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_not_asked_with_other_frozen_parts(bench, t5x):
+    told = bench.run(
+        "t5x.eval",
+        "--gin_file=runs/t5x/eval.gin",
+        f"--gin.CHECKPOINT_PATH='{t5x / 'checkpoint_10'}'",
+        f"--gin.EVAL_OUTPUT_DIR='{bench.folder / 'exchanged_eval'}'",
+        f"--gin.MIXTURE_OR_TASK_NAME='{TASK}'",
+        "--gin.SEED=1",
+        fails=True,
+    )
+    assert re.search(r"belong to other frozen parts(.|\n)*lm: trained with", told), told[-4000:]
 
 
 @pytest.mark.slow

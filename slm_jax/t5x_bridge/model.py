@@ -1,6 +1,7 @@
 """A speech-and-language model behind the interface of T5X's models."""
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from slm_jax.decoding.greedy import Greedy
 from slm_jax.decoding.scoring import score_targets
 from slm_jax.evaluation import make_predict
 from slm_jax.models.interfaces import LossOutput
+from slm_jax.t5x_bridge import frozen_parts
 from slm_jax.t5x_bridge.optimizer import Optimizer
 from slm_jax.training import freezing, hosts, objective
 from slm_jax.training.run import Training
@@ -40,6 +42,7 @@ class Model(models.BaseModel):
       training: the experiment's run, of which T5X's own loop takes the place of `run`.
       vocabulary: of instructions and answers.
       method: how answers are written.
+      checkpoint: a checkpoint of T5X's that is to be asked, which has to belong to the frozen parts; '' in training.
       fingerprints: of the frozen parts and settings, once `assemble` has put the parameters together.
     """
 
@@ -49,6 +52,7 @@ class Model(models.BaseModel):
         training: Training,
         task: pipeline.MixtureOrTask,
         method: DecodingMethod = Greedy(),  # noqa: B008
+        checkpoint: str = "",
     ) -> None:
         """`task` is the one that is trained on or asked about; its vocabulary must be the language model's.
 
@@ -63,6 +67,7 @@ class Model(models.BaseModel):
         self.vocabulary = pipeline.get_mixture_or_task(task).output_features["targets"].vocabulary
         vocabularies.check_vocabulary(self.vocabulary, self.module.lm.vocab_size)
         self.method = method
+        self.checkpoint = checkpoint
         self.fingerprints: dict[str, str] = {}
         self.FEATURE_CONVERTER_CLS = functools.partial(
             SpeechToTextFeatureConverter, decoder_start_id=turn_of(self.vocabulary).start_id
@@ -99,11 +104,17 @@ class Model(models.BaseModel):
         return flax.core.freeze(nn.unbox(parts) | axes)
 
     def assemble(self, shardings: PyTree) -> tuple[PyTree, PyTree]:
-        """Trained and frozen parameters, each from where the experiment says (`Training.assemble`), on the devices."""
+        """Trained and frozen parameters, each from where the experiment says (`Training.assemble`), on the devices.
+
+        Raises:
+          slm_jax.training.bundle.IncompatibleBundleError: `checkpoint` was trained on other frozen parts.
+        """
         by_path = trees.flatten(shardings)
         run = self.training
         assembled, self.fingerprints = run.assemble(place=lambda path, value: hosts.put(value, by_path[path]))
         logging.info("Parameters, unless T5X restores them:\n%s", assembled.report.table())
+        if self.checkpoint:
+            frozen_parts.check(os.path.dirname(self.checkpoint.rstrip("/")), self.fingerprints)
         if run.check_data is not None:
             run.check_data(run.feature_identity(self.fingerprints))
         return trees.partition(jax.tree.map(hosts.put, assembled.parameters, shardings), run.trainable)

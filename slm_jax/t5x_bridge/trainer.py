@@ -15,6 +15,7 @@ from absl import flags
 from t5x import metrics as t5x_metrics
 from t5x import trainer, utils
 
+from slm_jax.t5x_bridge import frozen_parts
 from slm_jax.t5x_bridge.model import Model, metrics_of
 from slm_jax.training import bundle, hosts
 from slm_jax.training.run_interfaces import Configuration
@@ -27,12 +28,13 @@ T5X_FILES = "runs/t5x/"
 class Trainer(trainer.Trainer):
     """T5X's trainer with the native step's loss: a sum over the tokens of all microbatches by their number.
 
-    Keys are those of the native loop for the experiment's seed. At the end the trained parameters are written as a
-    bundle, to MODEL_DIR/bundle.
+    Keys are those of the native loop for the experiment's seed. A MODEL_DIR goes on only with the frozen parts that it
+    began with. At the end the trained parameters are written as a bundle, to MODEL_DIR/bundle.
     """
 
     def __init__(self, model: Model, *, num_microbatches: int | None = None, rng: PRNGKey, **arguments: Any) -> None:
         del rng
+        frozen_parts.check_or_keep(model.training.model_dir, model.fingerprints)
         super().__init__(
             model=model,
             rng=jax.random.key(model.training.seed),

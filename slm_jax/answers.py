@@ -63,9 +63,9 @@ class Writer:
     answer_length: int
 
     def answer(self, texts: Sequence[str], instructions: Sequence[str]) -> list[str | None]:
-        """One answer a text; None where there is no end to it."""
+        """One answer a text; None where there is no end to it. The instruction has a line of its own."""
         turn, encode = turn_of(self.vocabulary), self.vocabulary.encode
-        asked = [turn.write(encode(text), encode(task)) for text, task in zip(texts, instructions, strict=True)]
+        asked = [turn.write(encode(f"{text}\n"), encode(task)) for text, task in zip(texts, instructions, strict=True)]
         length = -(-max(map(len, asked)) // ROUND_TO) * ROUND_TO
         predict = make_predict(
             self.training.objective.model,

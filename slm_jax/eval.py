@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
             task=task,
             split=FLAGS.split,
             task_feature_lengths=model.task_feature_lengths,
+            method=model.method,
             batch_size=FLAGS.batch_size,
         )
         predict = evaluation.predict(model.training.objective.model)

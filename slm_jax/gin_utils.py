@@ -124,6 +124,7 @@ def load_model(directory: str) -> LoadedModel:
         directory=directory,
         vocabulary=checked_vocabulary(training),
         task_feature_lengths=macro("TASK_FEATURE_LENGTHS"),
+        method=macro("DECODING"),
     )
 
 

@@ -3,8 +3,8 @@
 Audio files:  python -m slm_jax.infer --bundle=DIR --audio=a.wav b.flac --prompt="transcribe the speech"
 SeqIO tasks:  python -m slm_jax.infer --bundle=DIR --task=scenes_quickstart_translate_es --split=test
 
-With --output a run that was killed goes on where it stopped; answers are greedy unless --beams or --temperature say
-otherwise.
+With --output a run that was killed goes on where it stopped. Answers are written as in the experiment's own evaluations
+(DECODING), unless --beams or --temperature say otherwise.
 """
 
 import collections
@@ -37,7 +37,7 @@ flags.DEFINE_string("task", None, "A SeqIO task to answer instead of audio files
 flags.DEFINE_string("split", "test", "The task's split.")
 flags.DEFINE_string("output", None, "A file for the lines; what it holds already is not done again.")
 flags.DEFINE_integer("batch_size", 16, "Examples of a task decoded at once.")
-flags.DEFINE_integer("beams", 1, "Beams of beam search; 1 is greedy.")
+flags.DEFINE_integer("beams", None, "Beams of beam search; 1 is greedy.")
 flags.DEFINE_float("temperature", 0.0, "Above 0, answers are sampled at this temperature.")
 flags.DEFINE_integer("top_k", None, "Sample among this many most probable tokens; by default all.")
 flags.DEFINE_float("top_p", 1.0, "Sample among the most probable tokens that have this probability together.")
@@ -57,8 +57,8 @@ class Work:
     rows: Callable[[int], Iterator[dict[str, Any]]]
 
 
-def decoding_method() -> DecodingMethod:
-    """What --beams, --temperature, --top_k and --top_p ask for.
+def decoding_method() -> DecodingMethod | None:
+    """What --beams, --temperature, --top_k and --top_p ask for; None if they are not given.
 
     Raises:
       ValueError: they do not go together, or one is out of range.
@@ -66,15 +66,17 @@ def decoding_method() -> DecodingMethod:
     if FLAGS.temperature == 0:
         if FLAGS.top_k is not None or FLAGS.top_p != 1:
             raise ValueError("--top_k and --top_p are for sampling: give a --temperature above 0 too")
+        if FLAGS.beams is None:
+            return None
         return Greedy() if FLAGS.beams == 1 else BeamSearch(num_beams=FLAGS.beams)
-    if FLAGS.beams != 1:
+    if FLAGS.beams is not None:
         raise ValueError(
             f"--beams={FLAGS.beams} searches and --temperature={FLAGS.temperature} samples: give only one of the two"
         )
     return Sampling(temperature=FLAGS.temperature, top_k=FLAGS.top_k, top_p=FLAGS.top_p)
 
 
-def audio_work(model: LoadedModel, paths: Sequence[str], method: DecodingMethod) -> Work:
+def audio_work(model: LoadedModel, paths: Sequence[str], method: DecodingMethod | None) -> Work:
     """Answers about audio files.
 
     Raises:
@@ -90,7 +92,7 @@ def audio_work(model: LoadedModel, paths: Sequence[str], method: DecodingMethod)
     return Work([{"audio": path, "prompt": prompt} for path in paths], rows)
 
 
-def task_work(model: LoadedModel, method: DecodingMethod) -> Work:
+def task_work(model: LoadedModel, method: DecodingMethod | None) -> Work:
     """Answers to the examples of --task.
 
     Raises:
@@ -102,7 +104,7 @@ def task_work(model: LoadedModel, method: DecodingMethod) -> Work:
         task=FLAGS.task,
         split=FLAGS.split,
         task_feature_lengths=model.task_feature_lengths,
-        method=method,
+        method=method or model.method,
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
     )

@@ -43,6 +43,7 @@ class LoadedModel:
       vocabulary: of instructions and answers.
       task_feature_lengths: what it was trained for: longest speech (samples), inputs and targets (tokens).
       report: where each parameter came from, as a table.
+      method: how its answers are written, unless something else is asked for.
     """
 
     training: Training
@@ -51,6 +52,7 @@ class LoadedModel:
     vocabulary: Vocabulary
     task_feature_lengths: Mapping[str, int]
     report: str
+    method: DecodingMethod = Greedy()
 
     @classmethod
     def load(
@@ -60,6 +62,7 @@ class LoadedModel:
         directory: str | os.PathLike[str],
         vocabulary: Vocabulary,
         task_feature_lengths: Mapping[str, int],
+        method: DecodingMethod = Greedy(),  # noqa: B008
     ) -> "LoadedModel":
         """The bundle in `directory` on the frozen parts that `training` names; nothing is initialised.
 
@@ -75,7 +78,7 @@ class LoadedModel:
         restore.check_initial(supply, assembled, identity=training.settings_identity())
         partitioner = partitioner_of(training)
         params = jax.tree.map(hosts.put, assembled.parameters, partitioner.shardings(training.boxed_shapes))
-        return cls(training, params, partitioner, vocabulary, task_feature_lengths, assembled.report.table())
+        return cls(training, params, partitioner, vocabulary, task_feature_lengths, assembled.report.table(), method)
 
     def shard(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """A batch on the devices: split between them, or a copy on each where its rows cannot be shared out evenly."""
@@ -96,7 +99,7 @@ class LoadedModel:
         Args:
           paths: the audio files.
           prompt: the instruction.
-          method: greedy, if None.
+          method: the model's own, if None.
           seed: with a file's number it decides what a method that samples draws.
           start: the number of the first file that is answered; each answer is the one it is without a `start`.
 
@@ -106,7 +109,7 @@ class LoadedModel:
         """
         predict = make_predict(
             self.training.objective.model,
-            method or Greedy(),
+            method or self.method,
             max_decode_length=self.task_feature_lengths["targets"],
             start_token=turn_of(self.vocabulary).start_id,
             eos_id=self.vocabulary.eos_id,

@@ -1,5 +1,6 @@
 """The command line of eval: what it prints and writes, and what it refuses."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,15 +8,18 @@ import seqio
 
 from slm_jax import gin_utils
 from slm_jax.data import metrics
+from slm_jax.decoding.beam_search import BeamSearch
+from slm_jax.evaluation import DecodedEvaluation
 
 
 @pytest.fixture
 def evaluate(run_main, monkeypatch, capsys, tiny_model):
     """Runs eval on the bundle DIR, the tiny model, and gives what it prints."""
-    monkeypatch.setattr(gin_utils, "load_model", {"DIR": tiny_model}.__getitem__)
+    searching = dataclasses.replace(tiny_model, method=BeamSearch(num_beams=3))
+    monkeypatch.setattr(gin_utils, "load_model", {"DIR": tiny_model, "DIR_WITH_BEAMS": searching}.__getitem__)
 
-    def run(*arguments):
-        run_main("eval", "--bundle=DIR", "--batch_size=2", *arguments)
+    def run(*arguments, bundle="DIR"):
+        run_main("eval", f"--bundle={bundle}", "--batch_size=2", *arguments)
         return capsys.readouterr().out
 
     return run
@@ -54,6 +58,18 @@ def test_every_task_of_the_command_line_is_scored(evaluate, tiny_task, tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert list(scores) == [tiny_task, other] and scores[tiny_task] == scores[other]
     assert read_lines(tmp_path / f"{tiny_task}.jsonl") == read_lines(tmp_path / f"{other}.jsonl")
+
+
+def test_answers_are_written_as_the_experiment_does(evaluate, tiny_task, tiny_model, tmp_path):
+    evaluate(f"--task={tiny_task}", f"--output={tmp_path}", bundle="DIR_WITH_BEAMS")
+    facts = dict(task=tiny_task, split="test", task_feature_lengths=tiny_model.task_feature_lengths, batch_size=2)
+    evaluation = DecodedEvaluation(**facts, method=BeamSearch(num_beams=3))
+    predict = evaluation.predict(tiny_model.training.objective.model)
+    expected = evaluation.run(predict, tiny_model.params, shard=tiny_model.shard).predictions
+    rows = read_lines(tmp_path / f"{tiny_task}.jsonl")
+    assert [row["prediction"] for row in rows] == [row.prediction for row in expected]
+    evaluate(f"--task={tiny_task}", f"--output={tmp_path}")
+    assert rows != read_lines(tmp_path / f"{tiny_task}.jsonl"), "greedy answers are the same, which proves nothing"
 
 
 def test_without_output_nothing_is_written(evaluate, tiny_task, tmp_path, monkeypatch):

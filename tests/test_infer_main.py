@@ -27,7 +27,8 @@ def recordings(tiny_sounds, tmp_path_factory):
 @pytest.fixture
 def infer(run_main, monkeypatch, capsys, tiny_model):
     """Runs infer on the bundle DIR, the tiny model, and gives the rows it prints; `infer.messages` is its stderr."""
-    bundles = {"DIR": tiny_model, "DIR_WITH_PROMPTS": with_prompts(tiny_model)}
+    searching = dataclasses.replace(tiny_model, method=BeamSearch(num_beams=3))
+    bundles = {"DIR": tiny_model, "DIR_WITH_PROMPTS": with_prompts(tiny_model), "DIR_WITH_BEAMS": searching}
     monkeypatch.setattr(gin_utils, "load_model", bundles.__getitem__)
 
     def run(*arguments, bundle="DIR"):
@@ -157,6 +158,13 @@ def test_beams_are_those_of_beam_search(infer, recordings, tiny_model):
     rows = infer(*audio(recordings), "--beams=3")
     assert [row["prediction"] for row in rows] == [answer.prediction for answer in expected]
     assert rows != infer(*audio(recordings))
+
+
+@pytest.mark.parametrize("files", [True, False], ids=["files", "task"])
+def test_by_default_answers_are_written_as_the_experiment_does(infer, recordings, tiny_task, files):
+    asked = audio(recordings) if files else [f"--task={tiny_task}", "--batch_size=2"]
+    assert infer(*asked, bundle="DIR_WITH_BEAMS") == infer(*asked, "--beams=3") != infer(*asked)
+    assert infer(*asked, "--beams=1", bundle="DIR_WITH_BEAMS") == infer(*asked)
 
 
 @pytest.mark.parametrize(

@@ -65,18 +65,22 @@ TRANSCRIBE = PromptTemplate(
 INSTRUCT = PromptTemplate(
     kind="instruct",
     trained=(
-        "What is this about?",
-        "Who or what is mentioned here?",
-        "Summarize this in a few words.",
-        "Say this in simpler words.",
-        "Continue the text.",
-        "Ask a question about this.",
-        "Is this a happy or a sad thing?",
-        "Where or when could this have happened?",
+        "What is this about? Answer in five words.",
+        "Rewrite the sentence in fewer words.",
+        "Continue the sentence with a few words.",
+        "Is the sentence happy or sad? Answer in one word.",
+        "What is the first word of the sentence?",
+        "Name the people or places in the sentence.",
+        "Say the same in other words.",
     ),
-    unseen=("Give this text a title.", "Explain this to a child.", "What could happen next?"),
+    unseen=(
+        "Give a short title for this sentence.",
+        "Write one short question about the sentence.",
+        "What happens next? Answer in one short sentence.",
+    ),
 )
-"""Instructions about any text, each of them another; their answers come from a language model (`slm_jax.answers`)."""
+"""Instructions about any sentence, each of them another; their answers come from a language model (`slm_jax.answers`).
+They ask to be short: small models answer others at length, and not what was asked."""
 TRANSLATE = PromptTemplate(
     kind="translate",
     trained=(

@@ -20,6 +20,8 @@ KINDS = (
     "collective-broadcast",
 )
 
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+"""On a `send`: libtpu makes of a collective one within each slice and, for the rest, transfers by the hosts."""
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"mesh\[([^\]]*)\]\s*\{([^}]*)\}")
 _AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
@@ -105,8 +107,8 @@ def find(program: hlo.Program, network: Network) -> list[Collective]:
     found: dict[tuple[str, str], Collective] = {}
     for run in program.runs():
         for instruction, place in program.inside(run.computation):
-            kind = instruction.opcode.removesuffix("-start")
-            if kind not in KINDS:
+            kind = _kind(instruction)
+            if kind is None:
                 continue
             channel = instruction.attribute("channel_id") or instruction.name
             key = run.computation.name, channel
@@ -114,6 +116,15 @@ def find(program: hlo.Program, network: Network) -> list[Collective]:
                 sent = sum(shape.bytes for shapes in hlo.shapes_of(instruction.operands, place) for shape in shapes)
                 found[key] = _collective(kind, instruction, sent, run.times, network)
     return list(found.values())
+
+
+def _kind(instruction: hlo.Instruction) -> str | None:
+    """The kind of exchange, or None; a transfer between slices of a kind that is not known counts as a permutation."""
+    kind = instruction.opcode.removesuffix("-start")
+    if kind == "send" and (found := _BETWEEN_SLICES.search(instruction.text)):
+        kind = found[1].lower().replace("_", "-")
+        return kind if kind in KINDS else "collective-permute"
+    return kind if kind in KINDS else None
 
 
 def _collective(kind: str, instruction: hlo.Instruction, size: int, times: int, network: Network) -> Collective:
@@ -140,6 +151,8 @@ def _collective(kind: str, instruction: hlo.Instruction, size: int, times: int, 
 
 
 def _groups(kind: str, instruction: hlo.Instruction, network: Network) -> Sequence[Sequence[int]]:
+    if instruction.opcode == "send":
+        return network.partners()
     if kind == "collective-permute":
         pairs = re.search(r"source_target_pairs=(\{\{.*?\}\})", instruction.text)
         return parse_groups(pairs[1] if pairs else "{}", network.num_devices)

@@ -57,6 +57,13 @@ class Network:
         slices = len({self.slice_of(device) for device in group})
         return len(group) // slices, slices
 
+    def partners(self) -> list[list[int]]:
+        """Groups of the devices that have the same place in all slices."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for number, device in enumerate(self._devices):
+            found.setdefault(_coordinates(device), []).append(number)
+        return list(found.values())
+
     def axes(self, groups: Iterable[Sequence[int]]) -> str:
         """Names of the mesh axes along which members of the same group differ, joined by '+'."""
         differs = np.zeros(len(self.mesh.axis_names), bool)

@@ -143,6 +143,43 @@ def test_between_slices_the_slow_network_counts():
     assert found.seconds_dcn == found.dcn_bytes / V5E.dcn_bandwidth
 
 
+# What libtpu 0.0.42 makes of a sum over data=2, fsdp=4 whose result is split over fsdp, two slices of 2x2.
+BETWEEN_SLICES = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (p: f32[128,1024]) -> f32[128,1024] {
+  %p = f32[128,1024]{1,0} parameter(0)
+  %bitcast.1 = f32[128,8,128]{2,1,0:T(8,128)} bitcast(%p)
+  %after-all = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="all-reduce.1_0"}
+  %send = (f32[128,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%bitcast.1, %after-all), channel_id=2, \
+is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",\
+_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="TYPE"}
+  %recv = (f32[128,8,128]{2,1,0:T(8,128)}, u32[], token[]) recv(%after-all), channel_id=1, \
+is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",\
+_xla_megascale_transfer_type="TYPE"}
+  %send-done = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %recv-done = (f32[128,8,128]{2,1,0:T(8,128)}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+  ROOT %result = f32[128,1024]{1,0} get-tuple-element(%recv-done), index=0
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("transfer", "kind", "slices", "sent"),
+    [
+        ("ALL_REDUCE", "all-reduce", 2, 1.0),
+        ("ALL_REDUCE", "all-reduce", 4, 1.5),
+        ("ALL_GATHER", "all-gather", 4, 3.0),
+        ("ONE_TO_ONE", "collective-permute", 2, 1.0),
+    ],
+)
+def test_what_hosts_send_for_the_chips_is_what_passes_between_slices(transfer, kind, slices, sent):
+    program = hlo.parse(BETWEEN_SLICES.replace("TYPE", transfer))
+    (found,) = collectives.find(program, torus(2, 2, (slices, 4, 1), slices=slices))
+    assert (found.kind, found.axes, found.group, found.ici_bytes) == (kind, "data", slices, 0)
+    assert found.dcn_bytes == pytest.approx(sent * 4 * 128 * 1024)
+    assert found.seconds_dcn == pytest.approx(found.dcn_bytes / V5E.dcn_bandwidth)
+
+
 def test_collectives_of_a_compiled_program():
     """A sharded product: its sum over the model axis, once a layer."""
     mesh = jax.make_mesh((4, 1, 2), ("data", "fsdp", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 3)

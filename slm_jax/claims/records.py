@@ -4,8 +4,9 @@ import dataclasses
 import json
 import pathlib
 import re
+import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from slm_jax.claims.measures import measured, metric
@@ -111,7 +112,7 @@ def record_of(model_dir: pathlib.Path, *, commit: str) -> Record:
     return Record(
         name=f"{name}-{seed}" if seed else name,
         gin_file=gin_file,
-        command=f"python -m slm_jax.train --gin_file={gin_file}" + (f" --gin.SEED={seed}" if seed else ""),
+        command=f"python -m slm_jax.train --gin_file={gin_file}{''.join(_flags(manifest))}",
         seed=seed,
         commit=commit,
         seconds=_seconds(model_dir, facts),
@@ -146,6 +147,15 @@ def _gin_file(manifest: BundleManifest) -> str:
     if len(found) != 1:
         raise ValueError(f"the run was configured by {', '.join(manifest.gin_files)}, not by one file of experiments/")
     return found[0]
+
+
+def _flags(manifest: BundleManifest) -> Iterator[str]:
+    for binding in manifest.gin_bindings:
+        name, _, value = (part.strip() for part in binding.partition("="))
+        if name != "MODEL_DIR":
+            simple = "'" in value and not set(value) & set('"$`\\!')
+            quoted = f'"{value}"' if simple else shlex.quote(value)
+            yield f" --gin.{name}={quoted}"
 
 
 def seed_of(manifest: BundleManifest) -> int:

@@ -52,10 +52,10 @@ def test_a_run_on_cached_features_does_not_know_how_long_its_speech_is(tmp_path)
 
 def test_what_is_kept_of_a_run(tmp_path):
     gin_file = "experiments/claims/adapters/linear.gin"
-    run = write_run(tmp_path, gin_files=(f"gin/{gin_file}",), bindings=("SEED = 3", "MODEL_DIR = 'x'"))
+    run = write_run(tmp_path, gin_files=(f"gin/{gin_file}",), bindings=("SEED = 3", "MODEL_DIR = 'x'", "LM = 'a b'"))
     record = record_of(run, commit="abc1234")
     assert record.name == "adapters/linear-3" and record.seed == 3 and record.steps == 40
-    assert record.command == f"python -m slm_jax.train --gin_file={gin_file} --gin.SEED=3"
+    assert record.command == f"python -m slm_jax.train --gin_file={gin_file} --gin.SEED=3 --gin.LM=\"'a b'\""
     assert set(record.scores) == {"transcribe/wer", "unseen_voice/wer", "reply/bleu"}
     number = record.scores["transcribe/wer"]
     assert number.score == pytest.approx(25.0) and number.low < 25.0 < number.high and number.n == 4

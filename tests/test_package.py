@@ -59,10 +59,11 @@ def test_wheel_holds_all_modules_tasks_and_gin_files(wheel: pathlib.Path):
     assert not {path.name for path in wheel.iterdir()} & {"gin", "tasks", "tests"}, "only slm_jax goes to site-packages"
 
 
-def test_wheel_holds_the_data_of_the_foundation(wheel: pathlib.Path):
-    installed, checkout = wheel / "slm_jax" / "foundation", ROOT / "slm_jax" / "foundation"
+@pytest.mark.parametrize("folder", ["foundation", "bundles"])
+def test_wheel_holds_the_weights_that_ship(wheel: pathlib.Path, folder: str):
+    installed, checkout = wheel / "slm_jax" / folder, ROOT / "slm_jax" / folder
     kept = {name for name in relative_files(checkout, "*.*") if "__pycache__" not in name}
-    assert kept <= relative_files(installed, "*.*")
+    assert kept and kept <= relative_files(installed, "*.*")
 
 
 def test_places_in_a_wheel(wheel: pathlib.Path, tmp_path: pathlib.Path):

@@ -6,7 +6,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from slm_jax import evaluation
+from slm_jax import evaluation, trees
 from slm_jax.data.vocabularies import scenes_vocabulary
 from slm_jax.decoding.greedy import Greedy
 from slm_jax.models.slm import SpeechLanguageModel
@@ -15,7 +15,7 @@ from slm_jax.tasks.spoken_scenes import utterances
 from slm_jax.tasks.spoken_scenes.corpus import Split
 from slm_jax.tasks.spoken_scenes.utterances import Content
 from slm_jax.tasks.spoken_scenes.voices import SAMPLE_RATE
-from slm_jax.training.bundle import SHIPPED, load_bundle
+from slm_jax.training.bundle import SHIPPED, SHIPPED_BUNDLES, load_bundle
 from slm_jax.training.run import Training
 from slm_jax.weights import fingerprints, foundation
 
@@ -46,6 +46,16 @@ def test_they_are_small_and_of_known_origin() -> None:
     for entry in manifest["components"].values():
         assert entry["licence"] == "Apache-2.0" and (gin_folder() / entry["gin_file"]).is_file()
         assert entry["command"] == f"python -m slm_jax.train --gin_file={entry['gin_file']}"
+
+
+def test_the_adapter_of_whisper_and_smollm2_is_small_and_of_its_experiment() -> None:
+    found = load_bundle(f"{SHIPPED}/whisper_base_smollm2")
+    folder = SHIPPED_BUNDLES[f"{SHIPPED}/whisper_base_smollm2"]
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 25_000_000
+    assert found.manifest.fingerprints.keys() == {"speech_encoder", "lm", "vocabulary", "front_end"}
+    assert found.manifest.gin_files == ("experiments/whisper_base_smollm2.gin",)
+    assert sum(trees.count(found.trainable).values()) == 5_506_881
+    assert found.manifest.metrics["test/wer"] <= 30
 
 
 def test_the_shipped_adapter_knows_the_front_end(model) -> None:

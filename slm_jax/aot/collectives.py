@@ -104,14 +104,14 @@ def _mesh_groups(mesh: str, axes: str) -> list[list[int]]:
 
 def find(program: hlo.Program, network: Network) -> list[Collective]:
     """The collectives of a program; one that overlaps with several fusions stands in each of them, and counts once."""
-    found: dict[tuple[str, str], Collective] = {}
+    found: dict[tuple[str, str, str], Collective] = {}
     for run in program.runs():
         for instruction, place in program.inside(run.computation):
             kind = _kind(instruction)
             if kind is None:
                 continue
             channel = instruction.attribute("channel_id") or instruction.name
-            key = run.computation.name, channel
+            key = run.computation.name, instruction.opcode, channel  # a send has a channel of another count
             if key not in found:
                 sent = sum(shape.bytes for shapes in hlo.shapes_of(instruction.operands, place) for shape in shapes)
                 found[key] = _collective(kind, instruction, sent, run.times, network)

@@ -5,10 +5,12 @@ import types
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from slm_jax.aot import collectives, hlo
+from slm_jax.aot import collectives, hlo, topology
 from slm_jax.aot.chips import CHIPS
 from slm_jax.aot.network import Network
+from slm_jax.training.partitioning import make_mesh
 
 V5E = CHIPS["v5e"]
 
@@ -178,6 +180,21 @@ def test_what_hosts_send_for_the_chips_is_what_passes_between_slices(transfer, k
     assert (found.kind, found.axes, found.group, found.ici_bytes) == (kind, "data", slices, 0)
     assert found.dcn_bytes == pytest.approx(sent * 4 * 128 * 1024)
     assert found.seconds_dcn == pytest.approx(found.dcn_bytes / V5E.dcn_bandwidth)
+
+
+@pytest.mark.tpu_aot
+def test_libtpu_tells_what_passes_between_slices():
+    """The gradient of a matrix that is split over fsdp: each chip sends its quarter to its partner."""
+    slices = topology.parse("v5e:2x2", num_slices=2)
+    mesh = make_mesh(data=2, fsdp=4, devices=slices.devices())
+    split, rows = (NamedSharding(mesh, PartitionSpec(axes)) for axes in ("fsdp", ("data", "fsdp")))
+    matrix = jax.ShapeDtypeStruct((512, 1024), np.float32, sharding=split)
+    batch = jax.ShapeDtypeStruct((256, 512), np.float32, sharding=rows)
+    gradient = jax.jit(jax.grad(lambda matrix, batch: ((batch @ matrix) ** 2).mean()), out_shardings=split)
+    program = hlo.parse(gradient.lower(matrix, batch).compile().as_text())
+    found = collectives.find(program, Network(mesh, slices.chip, slices.shape))
+    assert [(c.kind, c.axes, c.dcn_bytes) for c in found if c.dcn_bytes] == [("all-reduce", "data", 4 * 512 * 1024 / 4)]
+    assert all(c.axes == "fsdp" for c in found if c.ici_bytes)
 
 
 def test_collectives_of_a_compiled_program():

@@ -37,7 +37,7 @@ flags.DEFINE_string("task", None, "A SeqIO task to answer instead of audio files
 flags.DEFINE_string("split", "test", "The task's split.")
 flags.DEFINE_string("output", None, "A file for the lines; what it holds already is not done again.")
 flags.DEFINE_integer("batch_size", 16, "Examples of a task decoded at once.")
-flags.DEFINE_integer("beams", None, "Beams of beam search; 1 is greedy.")
+flags.DEFINE_integer("beams", None, "Beams of beam search; 1 is greedy; by default what the experiment says.")
 flags.DEFINE_float("temperature", 0.0, "Above 0, answers are sampled at this temperature.")
 flags.DEFINE_integer("top_k", None, "Sample among this many most probable tokens; by default all.")
 flags.DEFINE_float("top_p", 1.0, "Sample among the most probable tokens that have this probability together.")

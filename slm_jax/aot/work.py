@@ -110,8 +110,10 @@ def _moved(instruction: hlo.Instruction, place: hlo.Computation, program: hlo.Pr
     if opcode in FREE or opcode.endswith("-done"):
         return 0
     inputs = hlo.shapes_of(instruction.operands, place)
-    if opcode in ("copy-start", "slice-start"):
+    if opcode == "copy-start":  # gives the copy, the source, and a context
         return _slow(instruction.shapes[:1]) + min(_slow(inputs[0]), instruction.shapes[0].bytes)
+    if opcode == "slice-start":  # gives the source, the slice, and a context
+        return _slow(instruction.shapes[1:2]) + min(_slow(inputs[0]), instruction.shapes[1].bytes)
     if opcode.removesuffix("-start") in collectives.KINDS:
         return sum(map(_slow, inputs)) + (_slow(instruction.shapes) if not opcode.endswith("-start") else 0)
     if opcode in SLICES:

@@ -46,6 +46,29 @@ def test_loops_are_multiplied_by_the_bound_of_their_counter():
     assert work.operations(program) == work.Operations(4 * 2 * 2 * 8 * 16, 4 * 2 * 2 * 8 * 16)
 
 
+@pytest.mark.parametrize(
+    ("started", "result", "moved"),
+    [
+        ("slice-start", "(bf16[4,8,16]{2,1,0}, bf16[1,8,16]{2,1,0:T(8,128)S(1)}, u32[]{:S(2)})", 1),  # to fast memory
+        ("slice-start", "(bf16[4,8,16]{2,1,0}, bf16[1,8,16]{2,1,0:T(8,128)}, u32[]{:S(2)})", 2),
+        ("copy-start", "(bf16[4,8,16]{2,1,0:T(8,128)S(1)}, bf16[4,8,16]{2,1,0}, u32[]{:S(2)})", 4),  # to fast memory
+        ("copy-start", "(bf16[4,8,16]{2,1,0:T(8,128)}, bf16[4,8,16]{2,1,0}, u32[]{:S(2)})", 8),
+    ],
+)
+def test_what_is_moved_beside_other_work_counts_once(started: str, result: str, moved: int):
+    """In layers of 8 x 16: what is read of HBM and what is written to it."""
+    attributes = ", slice={[0:1], [0:8], [0:16]}" if started == "slice-start" else ""
+    program = f"""HloModule m, is_scheduled=true
+
+ENTRY %main (w: bf16[4,8,16]) -> bf16[4,8,16] {{
+  %w = bf16[4,8,16]{{2,1,0}} parameter(0)
+  %started = {result} {started}(%w){attributes}
+  ROOT %done = bf16[4,8,16]{{2,1,0}} {started.replace("start", "done")}(%started)
+}}
+"""
+    assert work.memory_traffic(hlo.parse(program)) == moved * 2 * 8 * 16
+
+
 def test_memory_traffic_is_what_lies_in_hbm_and_of_stacks_only_slices():
     """The fusion reads and writes a layer's slice and reads its number, the product reads the slice again; x and y are
     in fast memory.

@@ -42,8 +42,9 @@ Done by `python -m slm_jax.train --gin_file=FILE` (with `--gin.SEED=SEED`); time
 """
 _OPEN_WEIGHTS = """
 Open-vocabulary English, 500 sentences of a voice that training never had; the headers of the gin files tell of the
-data. "alone" is what Whisper itself writes, its decoder included (transformers, greedy). whisper_base_smollm2-1, which
-ships, went on from whisper_base_smollm2; its last score is of beam search, those of 300 and 400 steps are greedy.
+data. "alone" is what Whisper itself writes, its decoder included (transformers, greedy). whisper_base_smollm2-2, which
+ships, went on from whisper_base_smollm2-1 with more voices, and that from whisper_base_smollm2; the last score of both
+is of beam search, the others are greedy.
 
 ![Word error rate over steps](images/open_weights.png)
 

@@ -11,7 +11,9 @@ One task for each family of instructions, named after the configuration of the d
     scenes_<config>_<family>_taught             with what a teacher reads, for distillation: families of scenes_<config>
     scenes_drill_transcribe                     words and names in random order; the speech encoder learns from them too
     scenes_chorus_transcribe                    sentences in more voices; and scenes_chorus_drill_transcribe
-    scenes_<config>_transcribe_silence          with silence around the speech: full, claims, tiny and these three
+    scenes_neural_transcribe                    sentences in neural voices; words are in four parts, NEURAL_DRILLS
+    scenes_clear_transcribe                     sentences in the clearest; and scenes_clear_drill_transcribe
+    scenes_<config>_transcribe_silence          with silence around the speech: full, claims, tiny and these ten
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
 and the mixtures
@@ -51,7 +53,8 @@ from slm_jax.tasks.spoken_scenes.families import FAMILIES, FAMILY, Family
 
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 SPEECH_CONFIGS = ("quickstart", "study", "full", "claims", "tiny")
-ENCODER_CONFIGS = ("drill", "chorus", "chorus_drill")
+NEURAL_DRILLS = ("neural_drill", "neural_drill_2", "neural_drill_3", "neural_drill_4")
+ENCODER_CONFIGS = ("drill", "chorus", "chorus_drill", "neural", *NEURAL_DRILLS, "clear", "clear_drill")
 """Spoken for the encoder alone; it hears `full` too."""
 TEXT_CONFIGS = ("text", "claims", "tiny")
 SPOKEN = (Form.SPEECH, Form.TAUGHT)

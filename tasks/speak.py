@@ -27,7 +27,11 @@ import tqdm
 from slm_jax.tasks.spoken_scenes import variation, voices
 from slm_jax.tasks.spoken_scenes.utterances import bounded_map
 
-_PEOPLE = (voices.PICO_US, *dict(voices.FULL_CAST), voices.PIPER_JOE, voices.KOKORO)
+_PEOPLE = (
+    *(voices.PICO_US, voices.PICO_GB, voices.HIBARI),
+    *(voices.FLITE_SLT, voices.FLITE_RMS, voices.FLITE_AWB, voices.FLITE_KAL),
+    *(voices.PIPER_JOE, voices.KOKORO, voices.KOKORO_EN, *voices.RHVOICES),
+)
 KNOWN = {voice.name: voice for voice in (*_PEOPLE, *voices.ESPEAKS)}
 """Voices that read English, by name."""
 _ROOM_SHARE = 0.5

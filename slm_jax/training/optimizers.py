@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from slm_jax import trees
 from slm_jax.typing import PyTree
@@ -134,6 +135,78 @@ def adafactor(
         optax.scale_by_learning_rate(learning_rate),
     ]
     return _clipped(optax.chain(*parts), clip_norm)
+
+
+def muon(
+    *,
+    learning_rate: LearningRate,
+    matrices: Sequence[str],
+    momentum: float = 0.95,
+    update_rms: float = 0.2,
+    b1: float = 0.9,
+    b2: float = 0.98,
+    weight_decay: float = 0.0,
+    no_decay: Sequence[str] = NO_DECAY,
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Muon (Jordan et al., 2024): momentum of matrices made orthogonal; Adam for the rest.
+
+    Both with Nesterov's look ahead.
+
+    Args:
+      learning_rate: a number or a schedule of the step, of both.
+      matrices: patterns of the kernels that Muon trains: two axes, or three where heads have an axis.
+      momentum: decay of the mean of gradients of matrices.
+      update_rms: root mean square of an update of a matrix, times the learning rate; 0.2 is about Adam's
+        (arXiv 2502.16982), so that both can have one learning rate.
+      b1, b2: Adam's decays.
+      weight_decay: share of a parameter taken off a step, times the learning rate.
+      no_decay: patterns of parameters that are not decayed.
+      clip_norm: gradients are scaled down to this global norm; None for no clipping.
+
+    Raises:
+      ValueError: as `adamw`; or (in `init`) a pattern matches no parameter, or one that is no matrix.
+    """
+    _check_decays(momentum=momentum, b1=b1, b2=b2)
+    _check_regularisation(learning_rate, weight_decay, clip_norm)
+    if not update_rms > 0:
+        raise ValueError(f"update_rms must be above 0, got {update_rms}")
+
+    def dimensions(params: PyTree) -> PyTree:
+        paths = trees.flatten(params)
+        trees.check_coverage(paths, matrices)
+        axes = {
+            path: _matrix_axes(path, leaf) if trees.matches(path, matrices) else None for path, leaf in paths.items()
+        }
+        return trees.unflatten(axes)
+
+    # Its own decay of what Adam trains has no mask, so decay and rate follow it here.
+    direction = optax.contrib.muon(
+        1.0,
+        beta=momentum,
+        adam_b1=b1,
+        adam_b2=b2,
+        muon_weight_dimension_numbers=dimensions,
+        consistent_rms=update_rms,
+    )
+    parts = [
+        direction,
+        optax.scale(-1.0),
+        optax.add_decayed_weights(weight_decay, _decay_mask(no_decay)),
+        optax.scale_by_learning_rate(learning_rate),
+    ]
+    return _clipped(optax.chain(*parts), clip_norm)
+
+
+def _matrix_axes(path: str, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers:
+    """Which axes of a kernel are its input and its output."""
+    shape = jnp.shape(leaf)
+    if len(shape) == 3:  # heads and their channels belong together: behind a projection, before what joins the heads
+        joins = path.endswith("/out/kernel")
+        return optax.contrib.MuonDimensionNumbers((0, 1), 2) if joins else optax.contrib.MuonDimensionNumbers(0, (1, 2))
+    if len(shape) != 2:
+        raise ValueError(f"Muon trains matrices, and {path!r} has the shape {shape}")
+    return optax.contrib.MuonDimensionNumbers(0, 1)
 
 
 def per_component(

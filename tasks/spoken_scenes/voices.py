@@ -134,7 +134,7 @@ CLEAR_CAST: Cast = tuple((voice, 1 / len(RHVOICES)) for voice in RHVOICES)
 STUDY_CAST: Cast = tuple((voice, 0.75 * share) for voice, share in FULL_CAST) + tuple(
     (voice, 0.25 * share) for voice, share in CHORUS_CAST
 )
-"""All of these."""
+"""Those of FULL_CAST and CHORUS_CAST."""
 HELD_OUT_VOICE: Voice = PICO_US
 """Heard in the test split only (docs/decisions.md)."""
 

@@ -99,7 +99,6 @@ def test_kokoro_has_a_speaker_for_each_seed():
     assert heard[0] != heard[1]
 
 
-@pytest.mark.kokoro
 def test_kokoro_has_english_speakers_but_the_one_that_hibari_imitates(tmp_path, monkeypatch: pytest.MonkeyPatch):
     for number, name in enumerate(("af_bella", "af_heart", "bm_george", "jf_alpha")):
         np.full((510, 256), number, "<f4").tofile(tmp_path / f"{name}.bin")

@@ -22,12 +22,9 @@ and the mixtures
     scenes_full                                 transcribe, translate_de and translate_es
     scenes_quickstart_instructed                these and six more families
     scenes_<config>_taught                      scenes_quickstart, _study, _tiny or _full with what a teacher reads
-    scenes_encoder                              transcribe of full and drill
-    scenes_encoder_sentences                    the same, five times as much of full
-    scenes_encoder_chorus                       transcribe of full, drill, chorus and chorus_drill
-    scenes_sentences                            transcribe of full and chorus
-    scenes_silence                              transcribe of full, drill, chorus and chorus_drill, with silence
-    scenes_silence_sentences                    transcribe of full and chorus, with silence
+    scenes_encoder                              transcribe of full, drill, chorus and chorus_drill, with silence
+    scenes_encoder_neural                       the same with clear_drill and neural_drill, mostly words
+    scenes_encoder_last                         the same with neural_drill_2, mostly sentences
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
     scenes_text_short_lists, scenes_text_lists  the same, half of it lists of names: up to ten, or any length
 
@@ -70,17 +67,18 @@ SPEECH_MIXTURES = {
 INSTRUCTED = ("transcribe", "translate_de", "question", "negation", "summary", "object", "place", "time")
 """Families of a mixture that trains more instructions with speech."""
 ENCODER_RATES = {
-    "scenes_encoder": {"full": 1.0, "drill": 1.0},
-    "scenes_encoder_sentences": {"full": 5.0, "drill": 1.0},
-    "scenes_encoder_chorus": {"full": 2.0, "drill": 1.5, "chorus": 0.9, "chorus_drill": 0.9},
-    "scenes_sentences": {"full": 2.0, "chorus": 0.7},
+    "scenes_encoder": {"full": 2.0, "drill": 1.8, "chorus": 0.5, "chorus_drill": 0.5},
+    "scenes_encoder_neural": {"full": 1.3, "drill": 0.7, "chorus_drill": 0.2, "clear_drill": 1.0, "neural_drill": 1.6},
+    "scenes_encoder_last": {
+        "full": 2.0,
+        "chorus": 0.3,
+        "drill": 0.2,
+        "clear_drill": 0.4,
+        "neural_drill": 0.6,
+        "neural_drill_2": 0.6,
+    },
 }
-"""Mixtures of transcription for the speech encoder, with the shares of their datasets."""
-SILENCE_RATES = {
-    "scenes_silence": {"full": 2.0, "drill": 0.6, "chorus": 0.7, "chorus_drill": 0.3},
-    "scenes_silence_sentences": {"full": 2.0, "chorus": 0.7},
-}
-"""The same, with silence around the speech."""
+"""Mixtures of transcription for the speech encoder, with silence around the speech: shares of their datasets."""
 TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}
 """Shares in the text mixtures; 1 for families that are not listed."""
 LIST_RATE = 24.0
@@ -195,10 +193,9 @@ def _register_mixtures() -> None:
         seqio.MixtureRegistry.add(f"scenes_{config}_taught", taught, default_rate=1.0)
     instructed = [task_name("quickstart", name) for name in INSTRUCTED]
     seqio.MixtureRegistry.add("scenes_quickstart_instructed", instructed, default_rate=1.0)
-    for mixtures, silence in ((ENCODER_RATES, False), (SILENCE_RATES, True)):
-        for name, rates in mixtures.items():
-            tasks = [(task_name(config, "transcribe", silence=silence), rate) for config, rate in rates.items()]
-            seqio.MixtureRegistry.add(name, tasks)
+    for name, rates in ENCODER_RATES.items():
+        tasks = [(task_name(config, "transcribe", silence=True), rate) for config, rate in rates.items()]
+        seqio.MixtureRegistry.add(name, tasks)
     for config in TEXT_CONFIGS:
         kinds = [family.name for family in FAMILIES] + ["span_corruption"]
         rates = {task_name(config, kind, form=Form.TEXT): TEXT_RATES.get(kind, 1.0) for kind in kinds}

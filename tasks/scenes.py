@@ -24,7 +24,10 @@ and the mixtures
     scenes_<config>_taught                      scenes_quickstart, _study, _tiny or _full with what a teacher reads
     scenes_encoder                              transcribe of full, drill, chorus and chorus_drill, with silence
     scenes_encoder_neural                       the same with clear_drill and neural_drill, mostly words
-    scenes_encoder_last                         of full, chorus, drill, clear_drill and neural_drill, mostly sentences
+    scenes_encoder_sentences                    of full, chorus, drill, clear_drill and neural_drill, mostly sentences
+    scenes_encoder_again                        of all of these and neural_drill_2, words and sentences alike
+    scenes_encoder_last                         with neural_drill_3 besides, mostly sentences
+    scenes_encoder_end                          of full, chorus and the newest two of these, three quarters sentences
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
     scenes_text_short_lists, scenes_text_lists  the same, half of it lists of names: up to ten, or any length
 
@@ -69,7 +72,26 @@ INSTRUCTED = ("transcribe", "translate_de", "question", "negation", "summary", "
 ENCODER_RATES = {
     "scenes_encoder": {"full": 2.0, "drill": 1.8, "chorus": 0.5, "chorus_drill": 0.5},
     "scenes_encoder_neural": {"full": 1.3, "drill": 0.7, "chorus_drill": 0.2, "clear_drill": 1.0, "neural_drill": 1.6},
-    "scenes_encoder_last": {"full": 2.0, "chorus": 0.3, "drill": 0.2, "clear_drill": 0.5, "neural_drill": 1.0},
+    "scenes_encoder_sentences": {"full": 2.0, "chorus": 0.3, "drill": 0.2, "clear_drill": 0.5, "neural_drill": 1.0},
+    "scenes_encoder_again": {
+        "full": 2.0,
+        "chorus": 0.4,
+        "drill": 0.8,
+        "chorus_drill": 0.2,
+        "clear_drill": 0.3,
+        "neural_drill": 0.5,
+        "neural_drill_2": 0.8,
+    },
+    "scenes_encoder_last": {
+        "full": 2.4,
+        "chorus": 0.3,
+        "drill": 0.4,
+        "clear_drill": 0.2,
+        "neural_drill": 0.4,
+        "neural_drill_2": 0.5,
+        "neural_drill_3": 0.8,
+    },
+    "scenes_encoder_end": {"full": 3.0, "chorus": 0.3, "neural_drill_2": 0.3, "neural_drill_3": 0.5},
 }
 """Mixtures of transcription for the speech encoder, with silence around the speech: shares of their datasets."""
 TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}

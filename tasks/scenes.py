@@ -27,7 +27,6 @@ and the mixtures
     scenes_encoder_sentences                    of full, chorus, drill, clear_drill and neural_drill, mostly sentences
     scenes_encoder_again                        of all of these and neural_drill_2, words and sentences alike
     scenes_encoder_last                         with neural_drill_3 besides, mostly sentences
-    scenes_encoder_end                          of full, chorus and the newest two of these, three quarters sentences
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
     scenes_text_short_lists, scenes_text_lists  the same, half of it lists of names: up to ten, or any length
 
@@ -91,7 +90,6 @@ ENCODER_RATES = {
         "neural_drill_2": 0.5,
         "neural_drill_3": 0.8,
     },
-    "scenes_encoder_end": {"full": 3.0, "chorus": 0.3, "neural_drill_2": 0.3, "neural_drill_3": 0.5},
 }
 """Mixtures of transcription for the speech encoder, with silence around the speech: shares of their datasets."""
 TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}

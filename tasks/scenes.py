@@ -11,9 +11,9 @@ One task for each family of instructions, named after the configuration of the d
     scenes_<config>_<family>_taught             with what a teacher reads, for distillation: families of scenes_<config>
     scenes_drill_transcribe                     words and names in random order; the speech encoder learns from them too
     scenes_chorus_transcribe                    sentences in more voices; and scenes_chorus_drill_transcribe
-    scenes_neural_transcribe                    sentences in neural voices; words are in four parts, NEURAL_DRILLS
-    scenes_clear_transcribe                     sentences in the clearest; and scenes_clear_drill_transcribe
-    scenes_<config>_transcribe_silence          with silence around the speech: full, claims, tiny and these ten
+    scenes_neural_transcribe                    sentences in neural voices, in parts: NEURALS, and words: NEURAL_DRILLS
+    scenes_clear_drill_transcribe               words in the voices that are clearest
+    scenes_<config>_transcribe_silence          with silence around the speech: full, claims, tiny and these
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
 and the mixtures
@@ -26,7 +26,8 @@ and the mixtures
     scenes_encoder_neural                       the same with clear_drill and neural_drill, mostly words
     scenes_encoder_sentences                    of full, chorus, drill, clear_drill and neural_drill, mostly sentences
     scenes_encoder_again                        of all of these and neural_drill_2, words and sentences alike
-    scenes_encoder_last                         with neural_drill_3 besides, mostly sentences
+    scenes_encoder_longer                       with neural_drill_3 besides, mostly sentences
+    scenes_encoder_last                         with sentences in neural voices besides
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
     scenes_text_short_lists, scenes_text_lists  the same, half of it lists of names: up to ten, or any length
 
@@ -52,8 +53,9 @@ from slm_jax.tasks.spoken_scenes.families import FAMILIES, FAMILY, Family
 
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 SPEECH_CONFIGS = ("quickstart", "study", "full", "claims", "tiny")
-NEURAL_DRILLS = ("neural_drill", "neural_drill_2", "neural_drill_3", "neural_drill_4")
-ENCODER_CONFIGS = ("drill", "chorus", "chorus_drill", "neural", *NEURAL_DRILLS, "clear", "clear_drill")
+NEURAL_DRILLS = ("neural_drill", "neural_drill_2", "neural_drill_3")
+NEURALS = ("neural", "neural_2")
+ENCODER_CONFIGS = ("drill", "chorus", "chorus_drill", *NEURALS, *NEURAL_DRILLS, "clear_drill")
 """Spoken for the encoder alone; it hears `full` too."""
 TEXT_CONFIGS = ("text", "claims", "tiny")
 SPOKEN = (Form.SPEECH, Form.TAUGHT)
@@ -81,7 +83,7 @@ ENCODER_RATES = {
         "neural_drill": 0.5,
         "neural_drill_2": 0.8,
     },
-    "scenes_encoder_last": {
+    "scenes_encoder_longer": {
         "full": 2.4,
         "chorus": 0.3,
         "drill": 0.4,
@@ -89,6 +91,17 @@ ENCODER_RATES = {
         "neural_drill": 0.4,
         "neural_drill_2": 0.5,
         "neural_drill_3": 0.8,
+    },
+    "scenes_encoder_last": {
+        "full": 2.0,
+        "chorus": 0.3,
+        "drill": 0.3,
+        "clear_drill": 0.2,
+        "neural_drill": 0.3,
+        "neural_drill_2": 0.4,
+        "neural_drill_3": 0.6,
+        "neural": 0.5,
+        "neural_2": 0.8,
     },
 }
 """Mixtures of transcription for the speech encoder, with silence around the speech: shares of their datasets."""

@@ -132,14 +132,18 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
             content=utterances.Content.DRILL,
             cast=voices.CHORUS_CAST,
         ),
-        SpokenScenesConfig(
-            name="neural",
-            description="Sentences in neural voices, for the speech encoder; needs kokoro and piper.",
-            train=1200,
-            validation=100,
-            test=1,
-            first=150_000,
-            cast=voices.NEURAL_CAST,
+        *(
+            # Kokoro takes half an hour of a core for each.
+            SpokenScenesConfig(
+                name=f"neural_{part}" if part > 1 else "neural",
+                description="Sentences in neural voices, for the speech encoder; needs kokoro and piper.",
+                train=1200,
+                validation=100,
+                test=1,
+                first=first,
+                cast=voices.NEURAL_CAST,
+            )
+            for part, first in enumerate((150_000, 151_200), start=1)
         ),
         *(
             # Kokoro takes three quarters of an hour of a core for each.
@@ -153,20 +157,11 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
                 content=utterances.Content.DRILL,
                 cast=voices.NEURAL_CAST,
             )
-            for part, first in enumerate((155_000, 190_000, 194_000, 198_000), start=1)
-        ),
-        SpokenScenesConfig(
-            name="clear",
-            description="Sentences in the voices that are clearest, for the speech encoder; needs rhvoice.",
-            train=3000,
-            validation=100,
-            test=1,
-            first=160_000,
-            cast=voices.CLEAR_CAST,
+            for part, first in enumerate((155_000, 190_000, 194_000), start=1)
         ),
         SpokenScenesConfig(
             name="clear_drill",
-            description="Words and names in random order in these voices; needs rhvoice.",
+            description="Words and names in random order in the voices that are clearest; needs rhvoice.",
             train=4000,
             validation=100,
             test=1,

@@ -24,7 +24,7 @@ WITHOUT_SHARE = 0.5
 """Names spoken in training that their list lacks (docs/decisions.md, 36)."""
 DRILLED_NAMES = 5
 """At most, in a drill."""
-MISHEARD_SHARE = 0.4
+MISHEARD_SHARE = 0.2
 """Names of written transcripts that are misheard."""
 
 

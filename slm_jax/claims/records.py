@@ -6,7 +6,7 @@ import pathlib
 import re
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from slm_jax.claims.measures import measured, metric
@@ -93,6 +93,14 @@ def load_kept(folder: pathlib.Path) -> tuple[list[Summary], list[Record]]:
     claims = sorted(folder.glob("claims-*.json"))
     runs = sorted(set(folder.glob("*.json")) - set(claims))
     return [json.loads(path.read_text()) for path in claims], [Record.load(path) for path in runs]
+
+
+def by_seeds(records: Iterable[Record]) -> list[list[Record]]:
+    """The runs whose commands differ in the seed alone, together; in the order of the first of each."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(re.sub(r" --gin\.SEED=\d+", "", record.command), []).append(record)
+    return list(found.values())
 
 
 def record_of(model_dir: pathlib.Path, *, commit: str) -> Record:

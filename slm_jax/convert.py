@@ -46,7 +46,10 @@ DESCRIPTIONS = (CONFIG, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")
 """What a Hugging Face folder says of its models besides their weights."""
 
 flags.DEFINE_multi_string(
-    "source", None, "A bundle, the MODEL_DIR of a run or a folder of components, again for the mean; or a Hugging Face folder.", required=True
+    "source",
+    None,
+    "A bundle, the MODEL_DIR of a run or a folder of components, again for the mean; or a Hugging Face folder.",
+    required=True,
 )
 flags.DEFINE_string("component", None, "speech_encoder or lm; by default all that was trained, as a bundle.")
 flags.DEFINE_string("out", None, "The folder to write to.", required=True)

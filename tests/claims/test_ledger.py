@@ -107,7 +107,8 @@ def record(name: str, wer: float) -> Record:
     speeds = {"steps_per_second": 5.0, "vectors_per_second": 3.0}
     held_out = {"true": [[20, 0.3]], "shuffled": [[20, 7.0]], "no": [[20, 6.0]]}
     gin_file = f"experiments/claims/{name}.gin"
-    return Record(name, gin_file, f"train {gin_file}", 0, "abc1234", 75.0, 20, scores, speeds, [[10, 2.0], [20, 0.5]], held_out, 10)
+    curve = [[10, 2.0], [20, 0.5]]
+    return Record(name, gin_file, f"train {gin_file}", 0, "abc1234", 75.0, 20, scores, speeds, curve, held_out, 10)
 
 
 def test_the_page_has_a_row_for_every_number():

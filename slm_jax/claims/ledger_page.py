@@ -11,12 +11,15 @@ _TIMED = (
     "Two runs at a time, on a core each, ahead of whatever else the machine did: steps/s are good to about a tenth."
 )
 _SHARED = "These runs shared their machine: times and steps/s tell an order of magnitude, and are not to be compared."
+_ORDER = "Order, what is trained, and on what"
+_ALONE = ("Study", "Reducers", "Adapters", _ORDER)
+"""Groups whose runs had a core each."""
 OPEN_WEIGHTS = "Open weights"
 GROUPS = (
     ("Study", "study"),
     ("Reducers", "reducers/"),
     ("Adapters", "adapters/"),
-    ("Order, what is trained, and on what", ""),
+    (_ORDER, ""),
     ("Speech encoder from a tenth of the labels", "scenes_"),
     (OPEN_WEIGHTS, "whisper_base"),
 )
@@ -82,7 +85,7 @@ def ledger(claims: Sequence[Summary], records: Sequence[Record]) -> str:
         parts.append(_claims_table(claims))
     for title, prefix in GROUPS:
         if found := members(records, prefix):
-            speed = _TIMED if title in ("Reducers", "Adapters") else _SHARED
+            speed = _TIMED if title in _ALONE else _SHARED
             parts += [f"\n## {title}\n", _RUNS.format(speed=speed), _runs_table(found)]
             parts += [_OPEN_WEIGHTS, *map(_score_lines, found)] if title == OPEN_WEIGHTS else []
     return "".join(parts)

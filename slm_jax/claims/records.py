@@ -181,8 +181,8 @@ def _scores(model_dir: pathlib.Path, *, step: int) -> list[tuple[str, Number]]:
         family = evaluation.removeprefix(TEXT)
         name, score = metric(answers, family if family in FAMILY else "transcribe")
         claim = measured(evaluation, evaluation, score, n=len(answers))
-        low, high = (round(bound, 2) for bound in (claim.low or 0.0, claim.high or 0.0))
-        scores.append((f"{evaluation}/{name}", Number(round(claim.score, 2), low, high, claim.n)))
+        low, high = (round(bound, 4) for bound in (claim.low or 0.0, claim.high or 0.0))
+        scores.append((f"{evaluation}/{name}", Number(round(claim.score, 4), low, high, claim.n)))
     return scores
 
 

@@ -8,7 +8,7 @@ from slm_jax.claims.records import Record, Summary, by_seeds
 from slm_jax.training.run_log import format_seconds
 
 _TIMED = (
-    "Two runs at a time, on a core each, ahead of whatever else the machine did: steps/s are good to about a tenth."
+    "Two runs at a time, on a core each, ahead of whatever else the machine did: steps/s are good to about a fifth."
 )
 _SHARED = "These runs shared their machine: times and steps/s tell an order of magnitude, and are not to be compared."
 _ORDER = "Order, what is trained, and on what"

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 from matplotlib.axes import Axes
 
 from slm_jax.claims.records import Record, Summary, by_seeds
@@ -76,8 +76,7 @@ def plot_reducers(records: Sequence[Record], path: pathlib.Path) -> None:
         below = not below
     axes.set(xlabel="vectors for a second of speech", ylabel="word error rate, %", yscale="log")
     axes.margins(x=0.12)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    _label_log_scale(axes)
     _save(path)
 
 
@@ -91,8 +90,7 @@ def plot_curves(records: Sequence[Record], path: pathlib.Path) -> None:
             if held_out := record.held_out.get("true"):
                 axes.plot(*zip(*held_out, strict=True), "o", color=color)
     axes.set(xlabel="step", ylabel="cross-entropy a token (nats)", yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    _label_log_scale(axes)
     axes.set_title("training; points: held out", fontsize="medium")
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     _save(path)
@@ -107,8 +105,7 @@ def plot_score_curves(records: Sequence[Record], path: pathlib.Path, *, score: s
         else:
             axes.axhline(record.scores[score].score, color="black", linestyle=":", label=record.name)
     axes.set(xlabel="step", ylabel="word error rate, %", yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    _label_log_scale(axes)
     axes.legend()
     _save(path)
 
@@ -124,6 +121,12 @@ def _axes(number: int) -> tuple[Any, Sequence[Axes]]:
     for each in found:
         each.grid(alpha=0.3)
     return figure, found
+
+
+def _label_log_scale(axes: Axes) -> None:
+    axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
 
 
 def _save(path: pathlib.Path) -> None:

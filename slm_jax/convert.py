@@ -4,7 +4,8 @@ python -m slm_jax.convert --source=runs/scenes_lm --component=lm --out=slm_jax/f
 
 takes a component that slm_jax trained out of a run and writes it as a frozen component: bfloat16, layers stacked for
 scanning, with an entry in the folder's manifest. Of several runs, each of which went on from the one before, it writes
-the mean of their parameters ("Model soups", arXiv 2203.05482); the manifest names the last.
+the mean of their parameters ("Model soups", arXiv 2203.05482); the manifest names the last. What a run began with may
+be one of them: 'shipped', or a folder that this program wrote.
 
 python -m slm_jax.convert --source=SmolLM2-135M-Instruct --component=lm --out=weights --licence=Apache-2.0
 
@@ -31,7 +32,7 @@ from absl import flags
 from slm_jax import gin_utils, trees
 from slm_jax.training import bundle
 from slm_jax.typing import PyTree
-from slm_jax.weights import foundation
+from slm_jax.weights import foundation, safetensors_io
 from slm_jax.weights.huggingface import components
 from slm_jax.weights.huggingface.folder import CONFIG, PREPROCESSOR
 
@@ -45,7 +46,10 @@ DESCRIPTIONS = (CONFIG, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")
 """What a Hugging Face folder says of its models besides their weights."""
 
 flags.DEFINE_multi_string(
-    "source", None, "A bundle or the MODEL_DIR of a run, again for the mean; or a Hugging Face folder.", required=True
+    "source",
+    None,
+    "A bundle, the MODEL_DIR of a run or a folder of components, again for the mean; or a Hugging Face folder.",
+    required=True,
 )
 flags.DEFINE_string("component", None, "speech_encoder or lm; by default all that was trained, as a bundle.")
 flags.DEFINE_string("out", None, "The folder to write to.", required=True)
@@ -53,7 +57,33 @@ flags.DEFINE_integer("padding_id", 0, "Of a language model's tokenizer, see task
 flags.DEFINE_string("licence", None, "SPDX name of the weights' licence; of a component.")
 
 
-def read_component(source: str, *, component: str) -> tuple[bundle.BundleManifest, PyTree]:
+def read_component(source: str, *, component: str) -> tuple[foundation.Provenance, PyTree]:
+    """Where a component comes from and its parameters, layers stacked: of a run, or of a folder of components.
+
+    Raises:
+      FileNotFoundError: there is neither.
+      ValueError: the run did not train the component, or not all of it.
+      WeightFileError: the folder's file is damaged.
+    """
+    if source == foundation.SHIPPED or (pathlib.Path(source).expanduser() / f"{component}.safetensors").is_file():
+        path = foundation.component_path(source, component)
+        entry = foundation.read_manifest(path.parent)["components"][component]
+        fields = {field.name: entry[field.name] for field in dataclasses.fields(foundation.Provenance)}
+        shapes = trees.unflatten(safetensors_io.read_layout(path))
+        loaded = foundation.load_component(source, component=component, shapes=shapes)
+        return foundation.Provenance(**fields | {"licence": FLAGS.licence}), loaded.parameters
+    manifest, trained = read_trained_component(source, component=component)
+    provenance = foundation.Provenance(
+        licence=FLAGS.licence,
+        gin_file=", ".join(manifest.gin_files),
+        command=f"python -m slm_jax.train {' '.join(f'--gin_file={file}' for file in manifest.gin_files)}",
+        vocabulary=manifest.fingerprints.get("vocabulary", ""),
+        metrics={"step": float(manifest.step), **manifest.metrics},
+    )
+    return provenance, trees.stack_layers(trained)
+
+
+def read_trained_component(source: str, *, component: str) -> tuple[bundle.BundleManifest, PyTree]:
     """What a run says of itself, and a component that it has trained.
 
     Raises:
@@ -83,22 +113,15 @@ def mean(trained: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.mean(np.stack(leaves).astype(np.float32), axis=0), *trained)
 
 
-def read_run_component() -> tuple[foundation.Provenance, PyTree]:
-    """The component of the runs that --source names, and where it comes from.
+def read_components() -> tuple[foundation.Provenance, PyTree]:
+    """The component of all that --source names, and where it comes from: of several their mean, which nobody measured.
 
     Raises:
-      ValueError: the component was not trained, or not all of it.
+      FileNotFoundError, ValueError: a source does not have it, or not all of it, or they are of different models.
     """
     found = [read_component(source, component=FLAGS.component) for source in FLAGS.source]
-    manifest, trained = found[-1][0], [params for _, params in found]
-    provenance = foundation.Provenance(
-        licence=FLAGS.licence,
-        gin_file=", ".join(manifest.gin_files),
-        command=f"python -m slm_jax.train {' '.join(f'--gin_file={file}' for file in manifest.gin_files)}",
-        vocabulary=manifest.fingerprints.get("vocabulary", ""),
-        metrics={"step": float(manifest.step), **manifest.metrics} if len(trained) == 1 else {},
-    )
-    return provenance, trees.stack_layers(mean(trained))
+    provenance = found[-1][0] if len(found) == 1 else dataclasses.replace(found[-1][0], metrics={})
+    return provenance, mean([params for _, params in found])
 
 
 def read_foreign_component(source: str) -> tuple[foundation.Provenance, PyTree]:
@@ -127,7 +150,7 @@ def write_component(folder: pathlib.Path) -> None:
         raise ValueError("--licence is missing: a component says under which its weights may be used")
     source = pathlib.Path(FLAGS.source[0]).expanduser()
     is_foreign = len(FLAGS.source) == 1 and (source / CONFIG).is_file()
-    provenance, params = read_foreign_component(FLAGS.source[0]) if is_foreign else read_run_component()
+    provenance, params = read_foreign_component(FLAGS.source[0]) if is_foreign else read_components()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{FLAGS.component}.safetensors"
     fingerprint = foundation.export_component(params, path=path, component=FLAGS.component, provenance=provenance)

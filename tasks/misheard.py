@@ -9,12 +9,12 @@ import tensorflow as tf
 from slm_jax.data.preprocessors import Example, Seed
 from slm_jax.tasks.spoken_scenes.mishearing import mishear_words
 
-MISHEARD_SHARE = 0.3
-"""Transcripts of training with a word that was not said."""
+MISHEARD_SHARE = 0.4
+"""Transcripts of training with something that was not said."""
 
 
 def maybe_mishear(transcript: str, *, training: bool, seed: int) -> str:
-    """The transcript, in training now and then with words taken for similar ones."""
+    """The transcript, in training now and then with words taken for similar ones or lost."""
     rng = random.Random(seed)
     return mishear_words(transcript, rng=rng) if training and rng.random() < MISHEARD_SHARE else transcript
 

@@ -11,9 +11,9 @@ One task for each family of instructions, named after the configuration of the d
     scenes_<config>_<family>_taught             with what a teacher reads, for distillation: families of scenes_<config>
     scenes_drill_transcribe                     words and names in random order; the speech encoder learns from them too
     scenes_chorus_transcribe                    sentences in more voices; and scenes_chorus_drill_transcribe
-    scenes_neural_transcribe                    sentences in neural voices; words are in four parts, NEURAL_DRILLS
-    scenes_clear_transcribe                     sentences in the clearest; and scenes_clear_drill_transcribe
-    scenes_<config>_transcribe_silence          with silence around the speech: full, claims, tiny and these ten
+    scenes_neural_transcribe                    sentences in neural voices, in parts: NEURALS, and words: NEURAL_DRILLS
+    scenes_clear_drill_transcribe               words in the voices that are clearest
+    scenes_<config>_transcribe_silence          with silence around the speech: full, claims, tiny and these
     scenes_text_span_corruption                 sentences with gaps; also scenes_tiny_text_span_corruption
 
 and the mixtures
@@ -22,12 +22,12 @@ and the mixtures
     scenes_full                                 transcribe, translate_de and translate_es
     scenes_quickstart_instructed                these and six more families
     scenes_<config>_taught                      scenes_quickstart, _study, _tiny or _full with what a teacher reads
-    scenes_encoder                              transcribe of full and drill
-    scenes_encoder_sentences                    the same, five times as much of full
-    scenes_encoder_chorus                       transcribe of full, drill, chorus and chorus_drill
-    scenes_sentences                            transcribe of full and chorus
-    scenes_silence                              transcribe of full, drill, chorus and chorus_drill, with silence
-    scenes_silence_sentences                    transcribe of full and chorus, with silence
+    scenes_encoder                              transcribe of full, drill, chorus and chorus_drill, with silence
+    scenes_encoder_neural                       the same with clear_drill and neural_drill, mostly words
+    scenes_encoder_sentences                    of full, chorus, drill, clear_drill and neural_drill, mostly sentences
+    scenes_encoder_again                        of all of these and neural_drill_2, words and sentences alike
+    scenes_encoder_longer                       with neural_drill_3 besides, mostly sentences
+    scenes_encoder_last                         with sentences in neural voices besides
     scenes_text_all, scenes_tiny_text_all       every family in writing, and span corruption
     scenes_text_short_lists, scenes_text_lists  the same, half of it lists of names: up to ten, or any length
 
@@ -53,8 +53,9 @@ from slm_jax.tasks.spoken_scenes.families import FAMILIES, FAMILY, Family
 
 SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 SPEECH_CONFIGS = ("quickstart", "study", "full", "claims", "tiny")
-NEURAL_DRILLS = ("neural_drill", "neural_drill_2", "neural_drill_3", "neural_drill_4")
-ENCODER_CONFIGS = ("drill", "chorus", "chorus_drill", "neural", *NEURAL_DRILLS, "clear", "clear_drill")
+NEURAL_DRILLS = ("neural_drill", "neural_drill_2", "neural_drill_3")
+NEURALS = ("neural", "neural_2")
+ENCODER_CONFIGS = ("drill", "chorus", "chorus_drill", *NEURALS, *NEURAL_DRILLS, "clear_drill")
 """Spoken for the encoder alone; it hears `full` too."""
 TEXT_CONFIGS = ("text", "claims", "tiny")
 SPOKEN = (Form.SPEECH, Form.TAUGHT)
@@ -70,17 +71,40 @@ SPEECH_MIXTURES = {
 INSTRUCTED = ("transcribe", "translate_de", "question", "negation", "summary", "object", "place", "time")
 """Families of a mixture that trains more instructions with speech."""
 ENCODER_RATES = {
-    "scenes_encoder": {"full": 1.0, "drill": 1.0},
-    "scenes_encoder_sentences": {"full": 5.0, "drill": 1.0},
-    "scenes_encoder_chorus": {"full": 2.0, "drill": 1.5, "chorus": 0.9, "chorus_drill": 0.9},
-    "scenes_sentences": {"full": 2.0, "chorus": 0.7},
+    "scenes_encoder": {"full": 2.0, "drill": 1.8, "chorus": 0.5, "chorus_drill": 0.5},
+    "scenes_encoder_neural": {"full": 1.3, "drill": 0.7, "chorus_drill": 0.2, "clear_drill": 1.0, "neural_drill": 1.6},
+    "scenes_encoder_sentences": {"full": 2.0, "chorus": 0.3, "drill": 0.2, "clear_drill": 0.5, "neural_drill": 1.0},
+    "scenes_encoder_again": {
+        "full": 2.0,
+        "chorus": 0.4,
+        "drill": 0.8,
+        "chorus_drill": 0.2,
+        "clear_drill": 0.3,
+        "neural_drill": 0.5,
+        "neural_drill_2": 0.8,
+    },
+    "scenes_encoder_longer": {
+        "full": 2.4,
+        "chorus": 0.3,
+        "drill": 0.4,
+        "clear_drill": 0.2,
+        "neural_drill": 0.4,
+        "neural_drill_2": 0.5,
+        "neural_drill_3": 0.8,
+    },
+    "scenes_encoder_last": {
+        "full": 2.0,
+        "chorus": 0.3,
+        "drill": 0.3,
+        "clear_drill": 0.2,
+        "neural_drill": 0.3,
+        "neural_drill_2": 0.4,
+        "neural_drill_3": 0.6,
+        "neural": 0.5,
+        "neural_2": 0.8,
+    },
 }
-"""Mixtures of transcription for the speech encoder, with the shares of their datasets."""
-SILENCE_RATES = {
-    "scenes_silence": {"full": 2.0, "drill": 0.6, "chorus": 0.7, "chorus_drill": 0.3},
-    "scenes_silence_sentences": {"full": 2.0, "chorus": 0.7},
-}
-"""The same, with silence around the speech."""
+"""Mixtures of transcription for the speech encoder, with silence around the speech: shares of their datasets."""
 TEXT_RATES = {"transcribe": 2.0, "bias": 2.0, "translate_de": 2.0, "translate_es": 2.0, "span_corruption": 2.0}
 """Shares in the text mixtures; 1 for families that are not listed."""
 LIST_RATE = 24.0
@@ -195,10 +219,9 @@ def _register_mixtures() -> None:
         seqio.MixtureRegistry.add(f"scenes_{config}_taught", taught, default_rate=1.0)
     instructed = [task_name("quickstart", name) for name in INSTRUCTED]
     seqio.MixtureRegistry.add("scenes_quickstart_instructed", instructed, default_rate=1.0)
-    for mixtures, silence in ((ENCODER_RATES, False), (SILENCE_RATES, True)):
-        for name, rates in mixtures.items():
-            tasks = [(task_name(config, "transcribe", silence=silence), rate) for config, rate in rates.items()]
-            seqio.MixtureRegistry.add(name, tasks)
+    for name, rates in ENCODER_RATES.items():
+        tasks = [(task_name(config, "transcribe", silence=True), rate) for config, rate in rates.items()]
+        seqio.MixtureRegistry.add(name, tasks)
     for config in TEXT_CONFIGS:
         kinds = [family.name for family in FAMILIES] + ["span_corruption"]
         rates = {task_name(config, kind, form=Form.TEXT): TEXT_RATES.get(kind, 1.0) for kind in kinds}

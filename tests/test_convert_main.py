@@ -1,6 +1,7 @@
 """The command line of convert: a trained component becomes a frozen one that loads again."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
@@ -49,6 +50,11 @@ def assert_rounded(loaded, trained):
         np.testing.assert_array_equal(value, rounded, err_msg=path)
 
 
+def layout(component):
+    """The shapes of a shipped component."""
+    return trees.unflatten(safetensors_io.read_layout(foundation.component_path(foundation.SHIPPED, component)))
+
+
 @pytest.fixture(scope="module")
 def trained_lm(tiny_model):
     """A language model as a run trains it, in more digits than bfloat16 has."""
@@ -75,6 +81,25 @@ def test_of_several_runs_the_mean_is_written(convert, tiny_training, trained_lm,
     third = save(tmp_path / "c", {"lm": {"embedding": np.ones((2, 2), "f")}})
     with pytest.raises(ValueError, match="different names or shapes"):
         convert("lm", source=third, others=[first])
+
+
+def test_what_a_run_began_with_may_be_in_the_mean(convert, tiny_training, trained_lm, tmp_path):
+    """The folder's layers are stacked, a run's may be unrolled; the run, which is the last, is named."""
+    convert("lm", source=save(tmp_path / "a", {"lm": trained_lm}))
+    began = convert.out.rename(tmp_path / "began")
+    unrolled = trees.unstack_layers(jax.tree.map(lambda leaf: leaf + np.float32(1), trained_lm))
+    convert("lm", source=save(tmp_path / "b", {"lm": unrolled}, gin_files=("b.gin",)), others=[began])
+    loaded = foundation.load_component(convert.out, component="lm", shapes=tiny_training.shapes["lm"])
+    first = jax.tree.map(lambda leaf: leaf.astype(ml_dtypes.bfloat16).astype("f"), trained_lm)
+    assert_rounded(loaded.parameters, jax.tree.map(lambda a, b: (a + b + np.float32(1)) / 2, first, trained_lm))
+    entry = foundation.read_manifest(convert.out)["components"]["lm"]
+    assert (entry["gin_file"], entry["metrics"]) == ("b.gin", {})
+    found = foundation.load_component(foundation.SHIPPED, component="lm", shapes=layout("lm"))
+    convert("lm", source=foundation.SHIPPED)
+    again = foundation.load_component(convert.out, component="lm", shapes=layout("lm"))
+    assert again.fingerprint == found.fingerprint
+    entries = (foundation.read_manifest(folder) for folder in (foundation.SHIPPED_FOLDER, convert.out))
+    assert len({json.dumps(entry["components"]["lm"]) for entry in entries}) == 1
 
 
 def test_without_a_component_the_mean_of_bundles_is_written(run_main, tiny_training, tmp_path, capsys):

@@ -4,19 +4,22 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from slm_jax.claims.records import Record, Summary
+from slm_jax.claims.records import Record, Summary, by_seeds
 from slm_jax.training.run_log import format_seconds
 
 _TIMED = (
-    "Two runs at a time, on a core each, ahead of whatever else the machine did: steps/s are good to about a tenth."
+    "Two runs at a time, on a core each, ahead of whatever else the machine did: steps/s are good to about a fifth."
 )
 _SHARED = "These runs shared their machine: times and steps/s tell an order of magnitude, and are not to be compared."
+_ORDER = "Order, what is trained, and on what"
+_ALONE = ("Study", "Reducers", "Adapters", _ORDER)
+"""Groups whose runs had a core each."""
 OPEN_WEIGHTS = "Open weights"
 GROUPS = (
     ("Study", "study"),
     ("Reducers", "reducers/"),
     ("Adapters", "adapters/"),
-    ("Order, what is trained, and on what", ""),
+    (_ORDER, ""),
     ("Speech encoder from a tenth of the labels", "scenes_"),
     (OPEN_WEIGHTS, "whisper_base"),
 )
@@ -82,7 +85,7 @@ def ledger(claims: Sequence[Summary], records: Sequence[Record]) -> str:
         parts.append(_claims_table(claims))
     for title, prefix in GROUPS:
         if found := members(records, prefix):
-            speed = _TIMED if title in ("Reducers", "Adapters") else _SHARED
+            speed = _TIMED if title in _ALONE else _SHARED
             parts += [f"\n## {title}\n", _RUNS.format(speed=speed), _runs_table(found)]
             parts += [_OPEN_WEIGHTS, *map(_score_lines, found)] if title == OPEN_WEIGHTS else []
     return "".join(parts)
@@ -115,16 +118,33 @@ def _runs_table(records: Sequence[Record]) -> str:
     speeds = {"vectors_per_second": "vectors a second of speech", "steps_per_second": "steps/s"}
     speeds = {key: label for key, label in speeds.items() if any(key in record.speeds for record in records)}
     rows = []
-    for record in records:
-        numbers = [record.scores.get(name) for name in metrics]
-        scores = [f"{n.score:.1f} [{n.low:.1f}, {n.high:.1f}]" if n else "" for n in numbers]
-        took = format_seconds(record.seconds)
-        trained = f"{record.trained_parameters:,}" if record.trained_parameters else ""
-        rates = [f"{record.speeds[key]:.1f}" if key in record.speeds else "" for key in speeds]
-        cells = [record.gin_file.removeprefix("experiments/"), str(record.seed), record.commit, str(record.steps), took]
-        rows.append([*cells, *scores, *rates, trained])
+    for seeds in by_seeds(records):
+        rows += [_row(record, metrics, tuple(speeds)) for record in seeds]
+        rows += [_mean_row(seeds, metrics, tuple(speeds))] if len(seeds) > 1 else []
     columns = ["experiments/", "seed", "commit", "steps", "time", *(_SHORT[name] for name in metrics)]
     return _table([*columns, *speeds.values(), "parameters trained"], rows)
+
+
+def _row(record: Record, metrics: Sequence[str], speeds: Sequence[str]) -> list[str]:
+    numbers = [record.scores.get(name) for name in metrics]
+    scores = [f"{n.score:.1f} [{n.low:.1f}, {n.high:.1f}]" if n else "" for n in numbers]
+    rates = [f"{record.speeds[key]:.1f}" if key in record.speeds else "" for key in speeds]
+    trained = f"{record.trained_parameters:,}" if record.trained_parameters else ""
+    took = format_seconds(record.seconds)
+    cells = [record.gin_file.removeprefix("experiments/"), str(record.seed), record.commit, str(record.steps), took]
+    return [*cells, *scores, *rates, trained]
+
+
+def _mean_row(seeds: Sequence[Record], metrics: Sequence[str], speeds: Sequence[str]) -> list[str]:
+    """Means over seeds of what all of them have, and the lowest and the highest of each score."""
+    cells = []
+    for name in metrics:
+        scores = [record.scores[name].score for record in seeds if name in record.scores]
+        whole = len(scores) == len(seeds)
+        cells.append(f"{np.mean(scores):.1f} ({min(scores):.1f} to {max(scores):.1f})" if whole else "")
+    rates = [[record.speeds[key] for record in seeds if key in record.speeds] for key in speeds]
+    means = [f"{np.mean(found):.1f}" if len(found) == len(seeds) else "" for found in rates]
+    return ["", "mean", "", "", "", *cells, *means, ""]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,16 +1,19 @@
 """The pictures of the ledger, drawn from what is recorded."""
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 from matplotlib.axes import Axes
 
-from slm_jax.claims.records import Record, Summary
+from slm_jax.claims.records import Record, Summary, by_seeds
 from slm_jax.claims.table import SIZES
+
+COLORS = matplotlib.colormaps["tab10"].colors
 
 
 def plot_biasing(summaries: Sequence[Summary], path: pathlib.Path) -> None:
@@ -58,36 +61,36 @@ def plot_families(summaries: Sequence[Summary], path: pathlib.Path) -> None:
 
 
 def plot_reducers(records: Sequence[Record], path: pathlib.Path) -> None:
-    """Word error rate of runs, with intervals, over what the language model has to read."""
+    """Word error rate of runs, with intervals, over what the language model has to read; a point a seed."""
     _, (axes,) = _axes(1)
     below = False  # names of neighbours take turns, so that they do not lie upon each other
-    for record in sorted(records, key=lambda record: record.speeds["vectors_per_second"]):
-        number = record.scores["transcribe/wer"]
-        spread = [[number.score - number.low], [number.high - number.score]]
-        position = (record.speeds["vectors_per_second"], number.score)
-        axes.errorbar(*position, yerr=spread, fmt="o", capsize=3)
+    experiments = by_seeds(sorted(records, key=lambda record: record.speeds["vectors_per_second"]))
+    for seeds, color in zip(experiments, itertools.cycle(COLORS), strict=False):
+        for record in seeds:
+            number = record.scores["transcribe/wer"]
+            spread = [[number.score - number.low], [number.high - number.score]]
+            position = (record.speeds["vectors_per_second"], number.score)
+            axes.errorbar(*position, yerr=spread, fmt="o", capsize=3, color=color, alpha=0.8)
         offset = (6, -12 if below else 4)
-        axes.annotate(record.name.rsplit("/", 1)[-1], position, xytext=offset, textcoords="offset points")
+        axes.annotate(_name(seeds[0]), position, xytext=offset, textcoords="offset points")
         below = not below
     axes.set(xlabel="vectors for a second of speech", ylabel="word error rate, %", yscale="log")
     axes.margins(x=0.12)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    _label_log_scale(axes)
     _save(path)
 
 
 def plot_curves(records: Sequence[Record], path: pathlib.Path) -> None:
-    """Losses of runs over their steps: in training (lines), and held out with the true speech (points)."""
+    """Losses of runs over their steps: in training (a line a seed), and held out with the true speech (points)."""
     _, (axes,) = _axes(1)
-    colors = matplotlib.colormaps["tab10"].colors
-    for number, record in enumerate(records):
-        color = colors[number % len(colors)]
-        axes.plot(*zip(*record.curve, strict=True), color=color, alpha=0.8, label=record.name.rsplit("/", 1)[-1])
-        if held_out := record.held_out.get("true"):
-            axes.plot(*zip(*held_out, strict=True), "o", color=color)
+    for seeds, color in zip(by_seeds(records), itertools.cycle(COLORS), strict=False):
+        for record in seeds:
+            label = _name(record) if record is seeds[0] else None
+            axes.plot(*zip(*record.curve, strict=True), color=color, alpha=0.8, label=label)
+            if held_out := record.held_out.get("true"):
+                axes.plot(*zip(*held_out, strict=True), "o", color=color)
     axes.set(xlabel="step", ylabel="cross-entropy a token (nats)", yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    _label_log_scale(axes)
     axes.set_title("training; points: held out", fontsize="medium")
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     _save(path)
@@ -102,10 +105,13 @@ def plot_score_curves(records: Sequence[Record], path: pathlib.Path, *, score: s
         else:
             axes.axhline(record.scores[score].score, color="black", linestyle=":", label=record.name)
     axes.set(xlabel="step", ylabel="word error rate, %", yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    _label_log_scale(axes)
     axes.legend()
     _save(path)
+
+
+def _name(record: Record) -> str:
+    return pathlib.PurePath(record.gin_file).stem
 
 
 def _axes(number: int) -> tuple[Any, Sequence[Axes]]:
@@ -115,6 +121,12 @@ def _axes(number: int) -> tuple[Any, Sequence[Axes]]:
     for each in found:
         each.grid(alpha=0.3)
     return figure, found
+
+
+def _label_log_scale(axes: Axes) -> None:
+    axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
 
 
 def _save(path: pathlib.Path) -> None:

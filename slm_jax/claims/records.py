@@ -6,7 +6,7 @@ import pathlib
 import re
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from slm_jax.claims.measures import measured, metric
@@ -95,6 +95,14 @@ def load_kept(folder: pathlib.Path) -> tuple[list[Summary], list[Record]]:
     return [json.loads(path.read_text()) for path in claims], [Record.load(path) for path in runs]
 
 
+def by_seeds(records: Iterable[Record]) -> list[list[Record]]:
+    """The runs whose commands differ in the seed alone, together; in the order of the first of each."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(re.sub(r" --gin\.SEED=\d+", "", record.command), []).append(record)
+    return list(found.values())
+
+
 def record_of(model_dir: pathlib.Path, *, commit: str) -> Record:
     """What the MODEL_DIR of a finished run tells.
 
@@ -173,8 +181,8 @@ def _scores(model_dir: pathlib.Path, *, step: int) -> list[tuple[str, Number]]:
         family = evaluation.removeprefix(TEXT)
         name, score = metric(answers, family if family in FAMILY else "transcribe")
         claim = measured(evaluation, evaluation, score, n=len(answers))
-        low, high = (round(bound, 2) for bound in (claim.low or 0.0, claim.high or 0.0))
-        scores.append((f"{evaluation}/{name}", Number(round(claim.score, 2), low, high, claim.n)))
+        low, high = (round(bound, 4) for bound in (claim.low or 0.0, claim.high or 0.0))
+        scores.append((f"{evaluation}/{name}", Number(round(claim.score, 4), low, high, claim.n)))
     return scores
 
 

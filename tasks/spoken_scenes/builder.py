@@ -86,14 +86,18 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
     # Said here because an editable install maps the folder tasks/ into the package, which tfds cannot follow.
     code_path = epath.Path(__file__)
     pkg_dir_path = code_path.parent
-    VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {"1.1.0": "full and drill are larger; claims.", "1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.2.0")
+    RELEASE_NOTES = {
+        "1.2.0": "hibari is the voice of test, and Pico's en-US one of training.",
+        "1.1.0": "full and drill are larger; claims.",
+        "1.0.0": "First release.",
+    }
     BUILDER_CONFIGS = [
         SpokenScenesConfig(name="quickstart", description=_QUICKSTART, train=3000, validation=64, test=200),
         SpokenScenesConfig(
             name="full",
-            description="About 54 hours in six voices; needs flite.",
-            train=80_000,
+            description="About 20 hours in six voices; needs flite.",
+            train=30_000,
             validation=500,
             test=1000,
             first=4000,
@@ -102,7 +106,7 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
         SpokenScenesConfig(
             name="drill",
             description="Words and names in random order in nine voices, for the speech encoder; needs flite.",
-            train=60_000,
+            train=24_000,
             validation=200,
             test=200,
             first=4000,
@@ -112,7 +116,7 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
         SpokenScenesConfig(
             name="chorus",
             description="Sentences in sixteen more voices, for the speech encoder; needs espeak-ng.",
-            train=16_000,
+            train=8000,
             validation=100,
             test=1,
             first=100_000,
@@ -121,49 +125,44 @@ class SpokenScenes(tfds.core.GeneratorBasedBuilder):
         SpokenScenesConfig(
             name="chorus_drill",
             description="Words and names in random order in these voices; needs espeak-ng.",
-            train=16_000,
+            train=8000,
             validation=100,
             test=1,
             first=120_000,
             content=utterances.Content.DRILL,
             cast=voices.CHORUS_CAST,
         ),
-        SpokenScenesConfig(
-            name="neural",
-            description="Sentences in neural voices, for the speech encoder; needs kokoro and piper.",
-            train=1200,
-            validation=100,
-            test=1,
-            first=150_000,
-            cast=voices.NEURAL_CAST,
-        ),
         *(
             # Kokoro takes half an hour of a core for each.
             SpokenScenesConfig(
+                name=f"neural_{part}" if part > 1 else "neural",
+                description="Sentences in neural voices, for the speech encoder; needs kokoro and piper.",
+                train=1200,
+                validation=100,
+                test=1,
+                first=first,
+                cast=voices.NEURAL_CAST,
+            )
+            for part, first in enumerate((150_000, 151_200), start=1)
+        ),
+        *(
+            # Kokoro takes three quarters of an hour of a core for each.
+            SpokenScenesConfig(
                 name=f"neural_drill_{part}" if part > 1 else "neural_drill",
                 description="Words and names in random order in these voices; needs kokoro and piper.",
-                train=3000,
+                train=2000,
                 validation=100,
                 test=1,
                 first=first,
                 content=utterances.Content.DRILL,
                 cast=voices.NEURAL_CAST,
             )
-            for part, first in enumerate((155_000, 190_000, 194_000, 198_000), start=1)
-        ),
-        SpokenScenesConfig(
-            name="clear",
-            description="Sentences in the voices that are clearest, for the speech encoder; needs rhvoice.",
-            train=6000,
-            validation=100,
-            test=1,
-            first=160_000,
-            cast=voices.CLEAR_CAST,
+            for part, first in enumerate((155_000, 190_000, 194_000), start=1)
         ),
         SpokenScenesConfig(
             name="clear_drill",
-            description="Words and names in random order in these voices; needs rhvoice.",
-            train=16_000,
+            description="Words and names in random order in the voices that are clearest; needs rhvoice.",
+            train=4000,
             validation=100,
             test=1,
             first=170_000,

@@ -107,7 +107,8 @@ def record(name: str, wer: float) -> Record:
     speeds = {"steps_per_second": 5.0, "vectors_per_second": 3.0}
     held_out = {"true": [[20, 0.3]], "shuffled": [[20, 7.0]], "no": [[20, 6.0]]}
     gin_file = f"experiments/claims/{name}.gin"
-    return Record(name, gin_file, "x", 0, "abc1234", 75.0, 20, scores, speeds, [[10, 2.0], [20, 0.5]], held_out, 10)
+    curve = [[10, 2.0], [20, 0.5]]
+    return Record(name, gin_file, f"train {gin_file}", 0, "abc1234", 75.0, 20, scores, speeds, curve, held_out, 10)
 
 
 def test_the_page_has_a_row_for_every_number():
@@ -121,6 +122,21 @@ def test_the_page_has_a_row_for_every_number():
     ]  # fmt: skip
     assert "| claims/reducers/none.gin | 0 | abc1234 | 20 | 1:15 | 9.0 [8.0, 10.0] | 3.0 | 5.0 | 10 |" in rows
     assert ledger_page.members(records, "") == records[2:]
+
+
+def test_seeds_of_an_experiment_have_a_mean():
+    command = f"{record('reducers/none', 9.0).command} --gin.SEED=1"
+    other = dataclasses.replace(record("reducers/none", 12.0), name="reducers/none-1", seed=1, command=command)
+    rows = ledger_page.ledger([], [record("reducers/none", 9.0), other, record("reducers/stack2", 5.0)]).splitlines()
+    first = rows.index("| claims/reducers/none.gin | 0 | abc1234 | 20 | 1:15 | 9.0 [8.0, 10.0] | 3.0 | 5.0 | 10 |")
+    assert rows[first + 1].startswith("| claims/reducers/none.gin | 1 |")
+    assert rows[first + 2] == "|  | mean |  |  |  | 10.5 (9.0 to 12.0) | 3.0 | 5.0 |  |"
+    assert rows[first + 3].startswith("| claims/reducers/stack2.gin | 0 |"), "one seed has none"
+    longer = dataclasses.replace(other, scores={})
+    rows = ledger_page.ledger([], [record("reducers/none", 9.0), longer]).splitlines()
+    assert "|  | mean |  |  |  |  | 3.0 | 5.0 |  |" in rows, "of what all of them have"
+    went_on = dataclasses.replace(other, command=f"{command} --gin.INITIAL_CHECKPOINT=x")
+    assert "| mean |" not in ledger_page.ledger([], [record("reducers/none", 9.0), went_on]), "another experiment"
 
 
 def test_the_page_tells_the_scores_of_open_weights_over_steps():

@@ -20,9 +20,10 @@ def test_neighbours_are_words_that_sound_alike():
 
 
 def test_one_or_two_ordinary_words_change_and_none_is_lost():
+    ordinary = f"{TRAIN_NAMES[3]} bought the coat near the market yesterday"
     for seed in range(100):
-        heard = mishear_words(TEXT, rng=random.Random(seed)).split()
-        changed = [(said, word) for said, word in zip(TEXT.split(), heard, strict=True) if said != word]
+        heard = mishear_words(ordinary, rng=random.Random(seed)).split()
+        changed = [(said, word) for said, word in zip(ordinary.split(), heard, strict=True) if said != word]
         assert 1 <= len(changed) <= 2
         assert all(said in neighbours() for said, _ in changed)
         assert all(word in neighbours()[said] or word.startswith(said) for said, word in changed)
@@ -30,6 +31,12 @@ def test_one_or_two_ordinary_words_change_and_none_is_lost():
 
 def test_nothing_changes_where_there_is_no_ordinary_word():
     assert mishear_words(f"the {TRAIN_NAMES[3]}", rng=random.Random(0)) == f"the {TRAIN_NAMES[3]}"
+
+
+def test_small_words_are_lost_half_the_time_and_the_never():
+    heard = [mishear_words("to the", rng=random.Random(seed)) for seed in range(400)]
+    assert all(text.endswith("the") for text in heard)
+    assert heard.count("the") / 400 == pytest.approx(0.5, abs=0.08)
 
 
 def test_the_share_is_kept_in_training_and_nothing_changes_elsewhere():

@@ -60,11 +60,9 @@ def test_everything_the_module_promises_is_registered() -> None:
         "scenes_quickstart": {"scenes_quickstart_transcribe", "scenes_quickstart_translate_de"},
         "scenes_tiny": {"scenes_tiny_transcribe", "scenes_tiny_translate_de"},
         "scenes_full": {f"scenes_full_{name}" for name in ("transcribe", "translate_de", "translate_es")},
-        "scenes_encoder": {"scenes_full_transcribe", "scenes_drill_transcribe"},
-        "scenes_silence": {
+        "scenes_encoder": {
             f"scenes_{config}_transcribe_silence" for config in ("full", "drill", "chorus", "chorus_drill")
         },
-        "scenes_silence_sentences": {f"scenes_{config}_transcribe_silence" for config in ("full", "chorus")},
         "scenes_text_all": {f"scenes_text_{f.name}" for f in families.FAMILIES} | {"scenes_text_span_corruption"},
     }
     for name, tasks in mixtures.items():

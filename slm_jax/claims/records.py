@@ -89,10 +89,11 @@ class Record:
 
 
 def load_kept(folder: pathlib.Path) -> tuple[list[Summary], list[Record]]:
-    """Everything in docs/ledger: measured claims, in the order of their seeds, and runs, by name."""
+    """Everything in docs/ledger: measured claims, in the order of their seeds, and runs, by name and seed."""
     claims = sorted(folder.glob("claims-*.json"))
     runs = sorted(set(folder.glob("*.json")) - set(claims))
-    return [json.loads(path.read_text()) for path in claims], [Record.load(path) for path in runs]
+    records = sorted(map(Record.load, runs), key=lambda run: (run.name.removesuffix(f"-{run.seed}"), run.seed))
+    return [json.loads(path.read_text()) for path in claims], records
 
 
 def by_seeds(records: Iterable[Record]) -> list[list[Record]]:

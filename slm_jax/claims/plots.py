@@ -124,7 +124,7 @@ def _axes(number: int) -> tuple[Any, Sequence[Axes]]:
 
 
 def _label_log_scale(axes: Axes) -> None:
-    axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
 

@@ -116,7 +116,7 @@ def _name(record: Record) -> str:
 
 def _axes(number: int) -> tuple[Any, Sequence[Axes]]:
     matplotlib.use("Agg")
-    figure, axes = pyplot.subplots(1, number, figsize=(5.2 * number + 2 * (number == 1), 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(1, number, figsize=(3.8 * number + 2.4 * (number == 1), 4.2), layout="constrained")
     found: Sequence[Axes] = np.atleast_1d(axes).tolist()
     for each in found:
         each.grid(alpha=0.3)
